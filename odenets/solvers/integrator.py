@@ -108,7 +108,7 @@ class Integrator(ABC):
 
     def __init__(self, t: Tensor, y: Tensor, direction: float) -> None:
         self.t = t
-        self.now = float(t)
+        self.now = float(t.detach())
         self.y = y
         self.direction = direction
         self.status = Status.SUCCESS

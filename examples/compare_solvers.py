@@ -1,6 +1,6 @@
 """Solvers on one field, the Kepler problem, which has a closed form to compare with: after each period, the start.
 
-    python examples/compare_solvers.py
+python examples/compare_solvers.py
 """
 
 import math

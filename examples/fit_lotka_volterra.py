@@ -1,7 +1,7 @@
 """Fit a neural ODE to noisy measurements of predators and prey, then look at times it has not seen.
 
-    python examples/fit_lotka_volterra.py            # about 20 s
-    python examples/fit_lotka_volterra.py --steps 50
+python examples/fit_lotka_volterra.py            # about 20 s
+python examples/fit_lotka_volterra.py --steps 50
 """
 
 import argparse
@@ -26,7 +26,7 @@ def main(steps: int) -> None:
     model = NeuralODE(MLP(2, hidden=64, depth=2), solver=FixedStep("rk4"), output="trajectory")
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    window = 11  # short windows from random starts: long ones have a rough loss
+    window = 11  # short windows from random starts: long ones have a rough loss. Their starts are noisy too
     for step in range(steps):
         first = torch.randint(0, seen - window + 1, (64,))
         segments = data[first[:, None] + torch.arange(window)].transpose(0, 1)  # [window, 64, 2]

@@ -1,6 +1,6 @@
 """Define your own vector field, solve it, and differentiate the solution with respect to a coefficient.
 
-    python examples/own_vector_field.py
+python examples/own_vector_field.py
 """
 
 import torch

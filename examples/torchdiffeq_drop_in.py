@@ -1,6 +1,6 @@
 """Code written for torchdiffeq runs after changing one import.
 
-    python examples/torchdiffeq_drop_in.py
+python examples/torchdiffeq_drop_in.py
 """
 
 import torch

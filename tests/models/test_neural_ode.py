@@ -1,5 +1,6 @@
 """The neural ODE layer: against the flow in closed form, and against the stack it contains as a special case."""
 
+import dataclasses
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from odenets.blocks import Residual
-from odenets.fields import MLP, Autonomous, Conv, TimeVarying
+from odenets.fields import MLP, Autonomous, Conv, Pendulum, TimeVarying
 from odenets.models import FlowStack, ImageClassifier, NeuralODE
 from odenets.solvers import Adaptive, FixedStep, solve
 
@@ -27,7 +28,7 @@ def test_a_tied_residual_stack_equals_the_euler_solver():
     x = torch.randn(5, 3)
     solved = NeuralODE(field, FixedStep("euler", steps=7), t1=2.0)(x)
     torch.testing.assert_close(stack(x), solved, rtol=1e-6, atol=1e-6)
-    solution = solve(stack.block(0).field, x, torch.tensor(stack.times), solver=FixedStep("euler"))
+    solution = solve(Residual(field).field, x, stack.times, solver=FixedStep("euler"))
     torch.testing.assert_close(stack.trajectory(x), solution.ys, rtol=1e-6, atol=1e-6)
 
 
@@ -58,6 +59,14 @@ def test_gradients_are_those_of_the_exact_flow(gradient):
     assert x.grad.item() == pytest.approx(math.exp(0.7), rel=1e-7)
 
 
+def test_the_interval_is_not_rounded_to_float32():
+    # cos has slope 1 in size at the end: an end time off by 1e-8 would show.
+    end = NeuralODE(rotation(), Adaptive("dopri8", rtol=1e-12, atol=1e-13), t1=0.7)(
+        torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    )
+    assert end[0].tolist() == pytest.approx([math.cos(0.7), math.sin(0.7)], abs=1e-11)
+
+
 def test_the_cost_of_the_last_solve_is_kept_and_its_graph_is_not():
     model = NeuralODE(MLP(3), FixedStep("rk4", steps=5))
     assert model.last_stats is None
@@ -67,18 +76,38 @@ def test_the_cost_of_the_last_solve_is_kept_and_its_graph_is_not():
     assert not any(isinstance(v, torch.Tensor) and v.requires_grad for v in vars(model.last_stats).values())
 
 
-def test_an_adaptive_solver_stops_at_the_jumps_of_piecewise_weights():
-    # Slopes 1, -2, 3 on thirds: the end state is exact once no step crosses a jump.
-    field = TimeVarying(Autonomous(nn.Linear(1, 1)), "piecewise", nodes=3).double()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("solver", "slopes"),
+    [
+        (Adaptive("dopri5", rtol=1e-3, atol=1e-3), [1.0, -2.0, 3.0]),
+        # Quarters, which a grid of eight steps hits to the last bit in both directions.
+        (FixedStep("rk4", steps=8, perturb=True), [1.0, -2.0, 3.0, 4.0]),
+    ],
+)
+def test_piecewise_weights_are_integrated_exactly_when_no_step_crosses_a_jump(solver, slopes, dtype):
+    # x' = slope on equal pieces of [0, 1]: any method is exact that stops at the jumps.
+    pieces, change = len(slopes), sum(slopes) / len(slopes)
+    field = TimeVarying(Autonomous(nn.Linear(1, 1)), "piecewise", nodes=pieces).to(dtype)
     field.template.get_parameter("module.weight").data.zero_()
-    field.template.get_parameter("module.bias").data = torch.tensor([[1.0], [-2.0], [3.0]], dtype=torch.float64)
-    model = NeuralODE(field, Adaptive("dopri5", rtol=1e-3, atol=1e-3))
-    x = torch.tensor([[0.5]], dtype=torch.float64)
-    torch.testing.assert_close(model(x), x + 2 / 3, rtol=1e-13, atol=0)
-    assert model.last_stats is not None
-    assert model.last_stats.rejected == 0
-    backward = NeuralODE(field, Adaptive("dopri5", rtol=1e-3, atol=1e-3), t0=1.0, t1=0.0)
-    torch.testing.assert_close(backward(x), x - 2 / 3, rtol=1e-13, atol=0)
+    field.template.get_parameter("module.bias").data = torch.tensor(slopes, dtype=dtype).reshape(pieces, 1)
+    x = torch.tensor([[0.5]], dtype=dtype)
+    tolerance = {torch.float32: 1e-6, torch.float64: 1e-14}[dtype]
+    forward, backward = NeuralODE(field, solver), NeuralODE(field, solver, t0=1.0, t1=0.0)
+    torch.testing.assert_close(forward(x), x + change, rtol=0, atol=tolerance)
+    torch.testing.assert_close(backward(x), x - change, rtol=0, atol=tolerance)
+    assert forward.last_stats is not None
+    assert forward.last_stats.rejected == 0
+
+
+def test_samples_with_their_own_clocks_equal_samples_solved_alone():
+    torch.manual_seed(0)
+    field = Pendulum(damping=0.2, drive=1.0, drive_frequency=2.0)
+    solver = Adaptive("dopri5", rtol=1e-9, atol=1e-9)
+    x = torch.randn(4, 2, dtype=torch.float64) * torch.tensor([[0.1], [1.0], [2.0], [3.0]])
+    alone = torch.cat([NeuralODE(field, solver, t1=3.0)(sample[None]) for sample in x])
+    together = NeuralODE(field, dataclasses.replace(solver, per_sample=True), t1=3.0)(x)
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-7)
 
 
 def test_is_the_flow_of_a_classifier():

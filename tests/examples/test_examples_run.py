@@ -1,5 +1,6 @@
 """Every example runs as a user would start it, and prints what it promises."""
 
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+# Found from a checkout too, and one thread: the suite itself runs in parallel.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 # Example -> arguments that make it short, and a number it must print with its bounds.
 EXAMPLES = {
     "own_vector_field": ([], r"spikes .*: \[(\d+), ", 2, 3),
@@ -25,7 +28,7 @@ def test_every_example_is_run():
 def test_the_example_prints_what_it_promises(name):
     arguments, pattern, low, high = EXAMPLES[name]
     command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, env=ENVIRONMENT, check=False)
     assert done.returncode == 0, done.stderr
     found = re.search(pattern, done.stdout)
     assert found, done.stdout

@@ -15,6 +15,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 EXAMPLES = {
     "own_vector_field": ([], r"spikes .*: \[(\d+), ", 2, 3),
     "fit_lotka_volterra": (["--steps", "60"], r"step   59   window error ([\d.]+)", 0.0, 0.15),
+    "depth_is_time": (["--epochs", "2"], r"0.250 +4 +([\d.]+)", 0.9, 1.0),
     "compare_solvers": ([], r"Adaptive\(dopri8\) +(\S+)", 0.0, 1e-5),
     "torchdiffeq_drop_in": ([], r"adjoint equation: (\d+) numbers", 252, 252),
 }

@@ -17,7 +17,7 @@ def main() -> None:
     start = system.initial_state(dtype=torch.float64)
     periods = 2 * math.pi * torch.arange(4, dtype=torch.float64)
     solvers = [
-        FixedStep("euler", steps=10000),
+        FixedStep("euler", steps=6000),
         FixedStep("rk4", steps=3000),
         Adaptive("bosh3", rtol=1e-8, atol=1e-8),
         Adaptive("dopri5", rtol=1e-8, atol=1e-8),

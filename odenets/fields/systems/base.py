@@ -14,7 +14,7 @@ class Coefficient(nn.Module):
 
     A fixed number stays a Python float, exact in every dtype; a fixed tensor is a buffer (an ensemble of systems: its
     shape broadcasts against the leading dimensions of the state). A learnable positive coefficient is stored as its
-    logarithm, so that no gradient step can make it negative; in float32 its value then carries a relative error of about
+    logarithm, so that no gradient step can make it negative; in float32 its value then has a relative error of about
     1e-7 |log value| (Robertson's 3e7: 2e-6). Fixed numbers are not in the state dict: they belong to the configuration.
 
     Raises:

@@ -97,7 +97,7 @@ class FixedIntegrator(Integrator):
             return grid
         if self.step_size is not None:
             size = abs(float(self.step_size))
-            count = math.ceil(abs(float(end) - self.now) / size + 1)
+            count = math.ceil(abs(float(end.detach()) - self.now) / size + 1)
             points = start + torch.arange(count - 1, dtype=start.dtype, device=start.device) * (self.direction * size)
             return torch.cat([points, end.reshape(1)])
         if self.steps is not None:

@@ -183,7 +183,7 @@ def _solve_adjoint(
     def forward() -> Tensor:
         return pad_with_nan(torch.cat([y[None], integrator.outputs(ts[1:].detach())]), len(ts))
 
-    span = float(ts[-1].detach() - ts[0].detach())
+    span = float((ts[-1] - ts[0]).detach())
     problem = AdjointProblem(
         flat,
         forward,

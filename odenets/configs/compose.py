@@ -1,0 +1,107 @@
+"""Compose the configuration with Hydra, check it, and hand it to the training task."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from odenets.configs import schema
+from odenets.configs.catalog import groups
+from odenets.configs.explain import CONFIG_ERRORS, explain
+from odenets.errors import UserError
+
+
+def run_hydra(overrides: list[str]) -> None:
+    """Run `odenets train` with Hydra overrides and options; UserError for whatever is wrong with them."""
+    schema.register()
+    config_dir = _config_dir(overrides)
+    command = [sys.argv[0], "train"]
+    with _argv([sys.argv[0], *overrides]), _full_errors():
+        try:
+            hydra.main(version_base="1.3", config_path=".", config_name="train")(_Task(command, config_dir))()
+        except CONFIG_ERRORS as error:
+            raise UserError(explain(error, config_dir)) from error
+
+
+class _Task:
+    """What Hydra calls with each composed configuration."""
+
+    __module__ = "odenets.configs.compose"  # Hydra finds the config folder through it
+
+    def __init__(self, command: list[str], config_dir: str | None) -> None:
+        self.command = command
+        self.config_dir = config_dir
+        self.__name__ = self.__qualname__ = "train"
+
+    def __call__(self, cfg: DictConfig) -> float:
+        schema.refuse_extras(cfg)
+        schema.check_ranges(cfg)
+        job = HydraConfig.get()
+        typed = list(job.overrides.task)
+        if not cfg.name and not (cfg.run.resume and cfg.run.dir):
+            options = ", ".join(groups(self.config_dir).get("experiment", ()))
+            raise UserError(f"choose an experiment: odenets train experiment=<one of {options}>")
+        if job.mode == RunMode.MULTIRUN and cfg.run.dir is None:
+            cfg.run.dir = os.path.join(job.sweep.dir, _job_folder(job.job.num, job.job.override_dirname))
+        from odenets.train.main import train  # torch and Fabric load here, after every cheap check
+
+        # Fabric starts its other processes by running sys.argv again: give them this job, not the sweep.
+        again = [*self.command, *typed, *(["--config-dir", self.config_dir] if self.config_dir else [])]
+        with _argv(again), _outside_hydra():
+            return train(cfg, typed)
+
+
+def _job_folder(number: int, overrides: str) -> str:
+    safe = "".join(c if c.isalnum() or c in "=.,-_" else "-" for c in overrides)
+    return f"{number}_{safe}"[:120]
+
+
+def _config_dir(overrides: list[str]) -> str | None:
+    folder = None
+    for i, word in enumerate(overrides):
+        if word in ("--config-dir", "-cd"):
+            folder = overrides[i + 1] if i + 1 < len(overrides) else None
+        elif word.startswith("--config-dir="):
+            folder = word.partition("=")[2]
+    if folder is not None and not os.path.isdir(folder):
+        raise UserError(f"--config-dir {folder}: no such folder")
+    return folder
+
+
+@contextlib.contextmanager
+def _argv(words: list[str]) -> Iterator[None]:
+    old, sys.argv = sys.argv, words
+    try:
+        yield
+    finally:
+        sys.argv = old
+
+
+@contextlib.contextmanager
+def _full_errors() -> Iterator[None]:
+    """Let Hydra raise its errors instead of printing them."""
+    old = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if old is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = old
+
+
+@contextlib.contextmanager
+def _outside_hydra() -> Iterator[None]:
+    """Hide Hydra from Fabric, which would otherwise start its other processes with overrides of its own."""
+    instance = HydraConfig.instance()
+    old, instance.cfg = instance.cfg, None
+    try:
+        yield
+    finally:
+        instance.cfg = old

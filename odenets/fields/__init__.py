@@ -1,0 +1,23 @@
+"""Vector fields `f(t, x) -> dx/dt`: networks, weights that vary in time, physical systems."""
+
+from odenets.fields.attention import Attention
+from odenets.fields.autonomous import Autonomous
+from odenets.fields.conv import Conv
+from odenets.fields.mlp import MLP
+from odenets.fields.systems import Brusselator, Kepler, Lorenz, LotkaVolterra, Pendulum, Robertson, VanDerPol
+from odenets.fields.varying import TimeVarying
+
+__all__ = [
+    "MLP",
+    "Attention",
+    "Autonomous",
+    "Brusselator",
+    "Conv",
+    "Kepler",
+    "Lorenz",
+    "LotkaVolterra",
+    "Pendulum",
+    "Robertson",
+    "TimeVarying",
+    "VanDerPol",
+]

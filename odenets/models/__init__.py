@@ -1,0 +1,7 @@
+"""Models: stacks over integration time, neural ODEs, and what is built around them."""
+
+from odenets.models.classifier import ImageClassifier
+from odenets.models.flow_stack import FlowStack
+from odenets.models.neural_ode import NeuralODE
+
+__all__ = ["FlowStack", "ImageClassifier", "NeuralODE"]

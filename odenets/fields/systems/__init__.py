@@ -1,0 +1,22 @@
+"""Physical systems as vector fields, with fixed or learnable coefficients."""
+
+from odenets.fields.systems.base import Coefficient, System
+from odenets.fields.systems.brusselator import Brusselator
+from odenets.fields.systems.kepler import Kepler
+from odenets.fields.systems.lorenz import Lorenz
+from odenets.fields.systems.lotka_volterra import LotkaVolterra
+from odenets.fields.systems.pendulum import Pendulum
+from odenets.fields.systems.robertson import Robertson
+from odenets.fields.systems.van_der_pol import VanDerPol
+
+__all__ = [
+    "Brusselator",
+    "Coefficient",
+    "Kepler",
+    "Lorenz",
+    "LotkaVolterra",
+    "Pendulum",
+    "Robertson",
+    "System",
+    "VanDerPol",
+]

@@ -9,11 +9,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from odenets.configs import schema
 from odenets.configs.catalog import groups
 from odenets.configs.explain import CONFIG_ERRORS, explain
-from odenets.errors import UserError
+from odenets.errors import Interrupted, TrainingStopped, UserError, did_you_mean
+
+OPTIONS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--config-dir", "-cd", "--package", "-p", "--info", "-i")
 
 
 def run_hydra(overrides: list[str]) -> None:
@@ -24,8 +27,18 @@ def run_hydra(overrides: list[str]) -> None:
     with _argv([sys.argv[0], *overrides]), _full_errors():
         try:
             hydra.main(version_base="1.3", config_path=".", config_name="train")(_Task(command, config_dir))()
+        except _Outcome as outcome:
+            raise outcome.error from outcome.error.__cause__
         except CONFIG_ERRORS as error:
             raise UserError(explain(error, config_dir)) from error
+
+
+class _Outcome(BaseException):
+    """Carries an expected error through Hydra, which prints lines of its own for every Exception."""
+
+    def __init__(self, error: UserError | TrainingStopped | Interrupted) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class _Task:
@@ -39,6 +52,14 @@ class _Task:
         self.__name__ = self.__qualname__ = "train"
 
     def __call__(self, cfg: DictConfig) -> float:
+        try:
+            return self._train(cfg)
+        except OmegaConfBaseException as error:  # an interpolation that this choice of groups cannot resolve
+            raise _Outcome(UserError(explain(error, self.config_dir))) from error
+        except (UserError, TrainingStopped, Interrupted) as error:
+            raise _Outcome(error) from error
+
+    def _train(self, cfg: DictConfig) -> float:
         schema.refuse_extras(cfg)
         schema.check_ranges(cfg)
         job = HydraConfig.get()
@@ -63,6 +84,7 @@ def _job_folder(number: int, overrides: str) -> str:
 
 def _config_dir(overrides: list[str]) -> str | None:
     folder = None
+    _refuse_unknown_options(overrides)
     for i, word in enumerate(overrides):
         if word in ("--config-dir", "-cd"):
             folder = overrides[i + 1] if i + 1 < len(overrides) else None
@@ -71,6 +93,12 @@ def _config_dir(overrides: list[str]) -> str | None:
     if folder is not None and not os.path.isdir(folder):
         raise UserError(f"--config-dir {folder}: no such folder")
     return folder
+
+
+def _refuse_unknown_options(overrides: list[str]) -> None:
+    for word in overrides:
+        if word.startswith("-") and word.partition("=")[0] not in OPTIONS:
+            raise UserError(f"{word}: no such option of train; {did_you_mean(word, OPTIONS)} (see odenets --help)")
 
 
 @contextlib.contextmanager

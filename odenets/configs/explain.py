@@ -34,6 +34,12 @@ def explain(error: BaseException, config_dir: str | None = None) -> str:
     return _one_line(chain[0], drop_advice=True)
 
 
+ADVICE = (  # Hydra recommends `+key=value`, which the schema refuses, and `++key=value`, which nobody needs here
+    r"To append to your (config|default list) use \S+",
+    r"Or add a second \+ .*",
+)
+
+
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
@@ -76,6 +82,7 @@ def _first_line(error: BaseException) -> str:
 
 def _one_line(error: BaseException, drop_advice: bool = False) -> str:
     text = str(error) or type(error).__name__
-    if drop_advice:  # Hydra recommends `+key=value`, which the schema refuses
-        text = re.sub(r"To append to your (config|default list) use \S+", "", text)
-    return " ".join(text.split())
+    text = " ".join(text.split())
+    for pattern in ADVICE if drop_advice else ():
+        text = re.sub(pattern, "", text)
+    return text.strip().replace("Either remove + prefix", "Remove the + prefix")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from odenets.data import Series
 from odenets.errors import UserError
+from odenets.fields.systems.base import System
 from odenets.train.task import Task
 
 
@@ -47,7 +48,7 @@ class TrajectoryFit(Task):
         self.steps_per_epoch = steps_per_epoch
         self.first_horizon = first_horizon
         self.growth = growth
-        self.initial = nn.Parameter(torch.zeros(1, dim))  # state at the first time, in the scaled space
+        self.initial = nn.Parameter(torch.zeros(1, dim))  # standardised logarithm of the state at the first time
 
     def attach(self, data: Any) -> None:
         if not isinstance(data, Series):
@@ -58,8 +59,7 @@ class TrajectoryFit(Task):
         self.log_values = data.values.log()  # [T, d]
         self.mean, self.spread = self.log_values.mean(0), self.log_values.std(0)
         with torch.no_grad():
-            first = data.values[:1] if self.scaling == "none" else (self.log_values[:1] - self.mean) / self.spread
-            self.initial.copy_(first)
+            self.initial.copy_((self.log_values[:1] - self.mean) / self.spread)
 
     def order(self, generator: torch.Generator, batch_size: int, rank: int, world: int) -> list[Tensor]:
         return [torch.empty(0)] * self.steps_per_epoch
@@ -77,10 +77,10 @@ class TrajectoryFit(Task):
     def log_trajectory(self, times: Tensor) -> Tensor:
         """Logarithm of the computed state in the data's unit, [T, d]; a state that is not positive gives a large
         negative number instead of nan."""
-        states = self.network(self.initial, times)[:, 0]  # [T, d]
-        if self.scaling == "none":
-            return states.clamp_min(1e-3).log()
-        return states * self.spread + self.mean
+        if self.scaling == "log":
+            return self.network(self.initial, times)[:, 0] * self.spread + self.mean  # [T, d]
+        start = (self.initial * self.spread + self.mean).exp()
+        return self.network(start, times)[:, 0].clamp_min(1e-3).log()  # [T, d]
 
     def forward(self, progress: float) -> Tensor:
         points = self.horizon(progress)
@@ -108,14 +108,13 @@ class TrajectoryFit(Task):
 
     def facts(self) -> dict[str, float]:
         field = getattr(self.network, "field", None)
-        names = [n for n in ("alpha", "beta", "gamma", "delta") if field is not None and hasattr(field, n)]
-        facts = {name: float(getattr(field, name)) for name in names}
-        with torch.no_grad():
-            start = self.log_trajectory(self.data.times[:2])[0].exp()
-        return facts | {f"{name}_at_start": float(x) for name, x in zip(self.data.names, start)}
+        coefficients = field.named_children() if isinstance(field, System) else ()
+        start = (self.initial.detach() * self.spread + self.mean).exp()[0]
+        return {name: float(coefficient()) for name, coefficient in coefficients} | {
+            f"{name}_at_start": float(x) for name, x in zip(self.data.names, start)
+        }
 
 
 def _scaling(network: nn.Module) -> Literal["none", "log"]:
     """Physical fields speak in the data's unit; neural fields want numbers of order one."""
-    field = getattr(network, "field", None)
-    return "none" if "physical" in type(field).__module__ else "log"
+    return "none" if isinstance(getattr(network, "field", None), System) else "log"

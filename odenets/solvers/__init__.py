@@ -1,4 +1,42 @@
-"""Numerical integration of vector fields `f(t, x)`: methods, adaptive control, dense output, gradients."""
+"""Numerical integration of vector fields `f(t, x)`: methods, step size control, dense output, gradients.
+
+Read in this order: `tableau` and `methods/` (a method is data), `step` (one step, pure), `controller`, `integrator`
+with `adaptive` and `fixed` (the loops), `masked` and `per_sample` (a clock per sample), `solver` (settings as data),
+`solve`, `gradients/`, `dropin/` (torchdiffeq's interface).
+"""
 
 if __name__ != "odenets.solvers":
     raise ImportError(f"import odenets.solvers, not {__name__}: the top-level folder 'solvers' is a link.")
+
+from .controller import PIDController
+from .dropin import odeint, odeint_adjoint, odeint_dense, odeint_event
+from .errors import InputError, SolveError, Status
+from .methods import TABLEAUS
+from .solution import Solution, Stats
+from .solve import solve
+from .solver import METHODS, Adams, Adaptive, FixedStep, Scipy, Solver, Torchdiffeq, resolve_solver
+from .tableau import ButcherTableau
+
+__all__ = [
+    "METHODS",
+    "TABLEAUS",
+    "Adams",
+    "Adaptive",
+    "ButcherTableau",
+    "FixedStep",
+    "InputError",
+    "PIDController",
+    "Scipy",
+    "Solution",
+    "SolveError",
+    "Solver",
+    "Stats",
+    "Status",
+    "Torchdiffeq",
+    "odeint",
+    "odeint_adjoint",
+    "odeint_dense",
+    "odeint_event",
+    "resolve_solver",
+    "solve",
+]

@@ -1,0 +1,34 @@
+"""One file per method. `TABLEAUS` holds every Runge-Kutta method by name; adding a file means adding its line here."""
+
+from ..tableau import ButcherTableau
+from .adaptive_heun import ADAPTIVE_HEUN
+from .bosh3 import BOSH3
+from .dopri5 import DOPRI5
+from .dopri8 import DOPRI8
+from .euler import EULER
+from .fehlberg2 import FEHLBERG2
+from .heun2 import HEUN2
+from .heun3 import HEUN3
+from .midpoint import MIDPOINT
+from .ralston import RALSTON
+from .rk4 import RK4, RK4_38
+from .tsit5 import TSIT5
+
+TABLEAUS: dict[str, ButcherTableau] = {
+    tableau.name: tableau
+    for tableau in (
+        EULER,
+        MIDPOINT,
+        HEUN2,
+        RALSTON,
+        HEUN3,
+        RK4,
+        RK4_38,
+        ADAPTIVE_HEUN,
+        FEHLBERG2,
+        BOSH3,
+        TSIT5,
+        DOPRI5,
+        DOPRI8,
+    )
+}

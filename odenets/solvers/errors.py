@@ -1,0 +1,47 @@
+"""What can go wrong, as types. Wrong input is a `ValueError`; a solve that failed is a `RuntimeError` with its cause.
+
+Both are `AssertionError`s too, because that is what torchdiffeq raises in these places and what code written for it
+catches.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .solution import Solution
+
+
+class InputError(ValueError, AssertionError):
+    """An argument of a solve is wrong; the message says what was expected, what came, and the fix."""
+
+
+class InputTypeError(InputError, TypeError):
+    """An argument of a solve has the wrong type."""
+
+
+class SolveError(RuntimeError, AssertionError):
+    """A solve failed; `solution` holds what had been computed until then (NaN at the times not reached)."""
+
+    def __init__(self, message: str, solution: Solution | None = None) -> None:
+        super().__init__(message)
+        self.solution = solution
+
+
+class Status(enum.IntEnum):
+    """How a solve ended."""
+
+    SUCCESS = 0
+    MAX_STEPS = 1
+    STEP_TOO_SMALL = 2
+    NON_FINITE = 3
+
+    @property
+    def meaning(self) -> str:
+        return {
+            Status.SUCCESS: "reached the end",
+            Status.MAX_STEPS: "the limit on the number of steps was reached",
+            Status.STEP_TOO_SMALL: "the step size fell below what the time's precision can resolve",
+            Status.NON_FINITE: "the state or the vector field became NaN or infinite",
+        }[self]

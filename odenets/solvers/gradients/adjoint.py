@@ -1,0 +1,191 @@
+"""The continuous adjoint: gradients by solving a second ODE backwards, with memory independent of the number of steps.
+
+Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations" (2018), appendix B: with a = dL/dx,
+
+    a' = -(df/dx)^T a,   dL/dtheta = int a^T df/dtheta dt,   dL/dt_i = a(t_i)^T f(t_i, x_i),
+
+solved from the last output time to the first together with x itself; at each output time x is reset to the value of
+the forward solve and a jumps by the loss's gradient there. The step size is carried over those jumps: only the
+derivative there is evaluated anew. The gradient is as good as the backward tolerance, not exact.
+
+The seminorm (Kidger, Chen, Lyons, "Hey, that's not an ODE", 2021) leaves the integral over theta out of the error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ..errors import SolveError
+from ..integrator import Integrator
+from ..norms import Norm, largest_rms_norm
+from ..solution import Stats
+from ..state import StateLayout
+
+FlatFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass
+class AdjointProblem:
+    """What the backward solve needs to know.
+
+    Attributes:
+        function: f(t, y) on flat states.
+        forward: () -> states [T, *state] at the output times (or, with an event, the event's time and [2, *state]),
+            run without recording a graph.
+        start_backward: (function, layout, t, state, norm) -> an integrator for the augmented state
+            (a_t, y, a, *a_params).
+        options: holds "norm", a function of the tuple (a_t, y, a, *a_params); looked up when backward runs.
+        times_need_grad: whether to carry dL/dt at all.
+        stats: where to write the cost of the backward solve.
+    """
+
+    function: FlatFunction
+    forward: Callable[[], Any]
+    start_backward: Callable[[FlatFunction, StateLayout, Tensor, Tensor, Norm], Integrator]
+    options: dict[str, Any]
+    times_need_grad: bool = False
+    stats: Stats = field(default_factory=Stats)
+
+
+def adjoint_solve(problem: AdjointProblem, ts: Tensor, y0: Tensor, params: tuple[Tensor, ...]) -> Any:
+    """The forward solve's result, differentiable with respect to ts, y0 and params."""
+    return _Adjoint.apply(problem, ts, y0, *params)
+
+
+class _Adjoint(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, problem: AdjointProblem, ts: Tensor, y0: Tensor, *params: Tensor):
+        ctx.problem = problem
+        ctx.adjoint_options = problem.options
+        with torch.no_grad():
+            result = problem.forward()
+        ctx.event = isinstance(result, tuple)
+        if ctx.event:
+            event_t, ys = result
+            ctx.save_for_backward(torch.stack([ts[0], event_t.to(ts)]), ys, *params)
+            ctx.times = len(ts)
+        else:
+            ctx.save_for_backward(ts, result, *params)
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *gradients: Tensor):
+        ts, ys, *params = ctx.saved_tensors
+        # through an event's time flows nothing here: `odeint_event` accounts for it
+        grad_ys = gradients[-1]
+        grad_ts, grad_y0, grad_params = _backward(
+            ctx.problem, ctx.adjoint_options["norm"], ts, ys, grad_ys, tuple(params), ctx.needs_input_grad[1]
+        )
+        if ctx.event and grad_ts is not None:
+            grad_ts = torch.cat([grad_ts[:1], grad_ts.new_zeros(ctx.times - 1)])
+        return None, grad_ts, grad_y0, *grad_params
+
+
+def _backward(
+    problem: AdjointProblem,
+    norm: Norm,
+    ts: Tensor,
+    ys: Tensor,
+    grad_ys: Tensor,
+    params: tuple[Tensor, ...],
+    times_need_grad: bool,
+) -> tuple[Tensor | None, Tensor, list[Tensor]]:
+    """Gradients with respect to ts [T] (None if not needed), y0 [*state] and params, from those of ys [T, *state]."""
+    real = torch.empty((), dtype=ys.dtype).abs().dtype
+    state = (ts.new_zeros((), dtype=real), ys[-1], grad_ys[-1], *(torch.zeros_like(p) for p in params))
+    layout = StateLayout.of(state)
+    function = _AugmentedField(problem.function, layout, params, times_need_grad)
+    vector = layout.flatten(state)
+    grad_ts = torch.zeros_like(ts) if times_need_grad else None
+    integrator = None
+    for i in range(len(ts) - 1, 0, -1):
+        adj_t, _, adj_y, *adj_params = layout.unflatten(vector)
+        if grad_ts is not None:
+            slope = problem.function(ts[i].to(real), ys[i])
+            effect = torch.linalg.vecdot(slope.reshape(-1), grad_ys[i].reshape(-1)).real
+            grad_ts[i] = effect
+            adj_t = adj_t - effect.to(real)
+        if i < len(ts) - 1 or grad_ts is not None:
+            vector = layout.flatten((adj_t, ys[i], adj_y, *adj_params))
+        if integrator is None:
+            integrator = problem.start_backward(function, layout, ts[i], vector, norm)
+        else:
+            integrator.jump(vector)
+        reached = integrator.outputs(ts[i - 1 : i])
+        if not len(reached):
+            raise SolveError(f"the backward solve of the adjoint failed: {integrator.message}")
+        adj_t, y, adj_y, *adj_params = layout.unflatten(reached[0])
+        vector = layout.flatten((adj_t, y, adj_y + grad_ys[i - 1], *adj_params))
+    adj_t, _, adj_y, *adj_params = layout.unflatten(vector)
+    if grad_ts is not None:
+        grad_ts[0] = adj_t
+    if integrator is not None:
+        problem.stats.nfe_backward = function.nfe
+        problem.stats.accepted_backward = integrator.accepted
+        problem.stats.rejected_backward = integrator.rejected
+    return grad_ts, adj_y, adj_params
+
+
+class _AugmentedField:
+    """d/dt of (a_t, y, a, *a_params), flattened; counts its calls."""
+
+    def __init__(
+        self, function: FlatFunction, layout: StateLayout, params: tuple[Tensor, ...], times_need_grad: bool
+    ) -> None:
+        self.function, self.layout, self.params, self.times_need_grad = function, layout, params, times_need_grad
+        self.nfe = 0
+
+    def __call__(self, t: Tensor, vector: Tensor) -> Tensor:
+        self.nfe += 1
+        _, y, adj_y, *_ = self.layout.unflatten(vector)
+        with torch.enable_grad():
+            t = t.detach().requires_grad_(self.times_need_grad)
+            y = y.detach().requires_grad_(True)
+            slope = self.function(t, y)
+            inputs = (*((t,) if self.times_need_grad else ()), y, *self.params)
+            if slope.requires_grad:
+                found = torch.autograd.grad(slope, inputs, -adj_y, allow_unused=True)
+            else:
+                found = (None,) * len(inputs)
+        gradients = [torch.zeros_like(x) if g is None else g for g, x in zip(found, inputs)]
+        if not self.times_need_grad:
+            gradients.insert(0, torch.zeros_like(t))
+        return self.layout.flatten((gradients[0], slope.detach(), *gradients[1:]))
+
+
+def adjoint_norm(state_norm: Norm, seminorm: bool = False) -> Norm:
+    """The norm of the augmented state (a_t, y, a, *a_params): the largest of its parts' norms.
+
+    Args:
+        state_norm: norm of the (flat) state, used for y and a.
+        seminorm: leave out the parameters' part.
+    """
+
+    def norm(parts: tuple[Tensor, ...]) -> Tensor:
+        adj_t, y, adj_y, *adj_params = parts
+        sizes = [adj_t.abs(), state_norm(y), state_norm(adj_y)]
+        if not seminorm:
+            sizes.append(largest_rms_norm(tuple(adj_params)))
+        return torch.stack([torch.as_tensor(size, device=y.device).abs().to(adj_t.dtype) for size in sizes]).max()
+
+    return norm
+
+
+def norm_of_leaves(norm: Norm, layout: StateLayout) -> Norm:
+    """A user's norm of (a_t, *y leaves, *a leaves, *a_params) as one of (a_t, y, a, *a_params), for tree states."""
+    if layout.spec is None:
+        return norm
+
+    def flat_norm(parts: tuple[Tensor, ...]) -> Any:
+        adj_t, y, adj_y, *adj_params = parts
+        leaves = [*pytree.tree_leaves(layout.unflatten(y)), *pytree.tree_leaves(layout.unflatten(adj_y))]
+        return norm((adj_t, *leaves, *adj_params))
+
+    return flat_norm

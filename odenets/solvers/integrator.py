@@ -1,0 +1,153 @@
+"""What all step-by-step integrators share: accepted steps with dense output, and output at given times.
+
+An integrator holds a state at a time and walks in one direction. `aim` tells it where to stop, `step` takes one
+accepted step and returns it as a `Step`, `outputs` walks through given times, `jump` changes the state in between and
+keeps the step size. Times exist twice: as tensors, through which gradients flow, and as Python floats, by which the
+loop decides without waiting for a device.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import Status
+from .step import StepSize, add_scaled, weighted_sum
+
+
+@dataclass
+class Callbacks:
+    """Functions (t0, y0, dt) called before each trial step, and when it has been accepted or rejected."""
+
+    step: Callable[[Tensor, Tensor, Tensor], None] | None = None
+    accept: Callable[[Tensor, Tensor, Tensor], None] | None = None
+    reject: Callable[[Tensor, Tensor, Tensor], None] | None = None
+
+
+@dataclass
+class Step:
+    """An accepted step from t0 to t1 with its polynomial between them.
+
+    Attributes:
+        t0: start, 0-dim tensor; `start` and `end` are both times as floats.
+        h: signed step size.
+        y0, y1: the states at both ends.
+        stages: k_i, to be weighted by the polynomials.
+        coefficients: [stages, degree], b_i(theta) / theta in rising powers, as in `ButcherTableau.interpolant`;
+            needs one more stage than there are where f at the end is not among them.
+        end_derivative: computes f at the end.
+        ends_at_output: whether the step's own size carries the gradient of the time it ends at.
+    """
+
+    t0: Tensor
+    start: float
+    end: float
+    h: StepSize
+    y0: Tensor
+    y1: Tensor
+    stages: list[Tensor]
+    coefficients: np.ndarray
+    end_derivative: Callable[[], Tensor] = field(repr=False)
+    ends_at_output: bool = False
+
+    def _with_end_derivative(self) -> list[Tensor]:
+        if len(self.stages) < len(self.coefficients):
+            self.stages = [*self.stages, self.end_derivative()]
+        return self.stages
+
+    def evaluate(self, ts: Tensor, times: list[float]) -> Tensor:
+        """States [m, *state] at m times within the step, given as a tensor [m] and as floats."""
+        if torch.is_grad_enabled() and (ts.requires_grad or self.t0.requires_grad):
+            if self.ends_at_output and times[-1] == self.end:
+                head = self._polynomial(ts[:-1]) if len(times) > 1 else self.y1.new_empty((0, *self.y1.shape))
+                return torch.cat([head, self.y1[None]])
+            return self._polynomial(ts)
+        return self._at(times)
+
+    def _at(self, times: list[float]) -> Tensor:
+        if times[-1] == self.end:
+            if len(times) == 1:
+                return self.y1[None]
+            return torch.cat([self._at(times[:-1]), self.y1[None]])
+        h = self.end - self.start
+        theta = (np.array(times) - self.start) / h
+        weights = np.vander(theta, self.coefficients.shape[1] + 1, increasing=True)[:, 1:] @ self.coefficients.T
+        stages = self._with_end_derivative()
+        if len(times) == 1:
+            return add_scaled(self.y0, h, weighted_sum(weights[0].tolist(), stages))[None]
+        weights_tensor = torch.from_numpy(weights * h).to(self.y0.device, self.y0.dtype)
+        return self._combined(weights_tensor, stages)
+
+    def _polynomial(self, ts: Tensor) -> Tensor:
+        """The same with everything as tensors, so that gradients reach t0 and ts."""
+        h = self.h if isinstance(self.h, Tensor) else self.end - self.start
+        powers = torch.arange(1, self.coefficients.shape[1] + 1, device=ts.device, dtype=self.t0.dtype)
+        theta = (ts.to(self.t0.dtype) - self.t0) / h
+        weights = theta[:, None] ** powers @ torch.from_numpy(self.coefficients).to(theta).T
+        return self._combined((weights * h).to(self.y0.dtype), self._with_end_derivative())
+
+    def _combined(self, weights: Tensor, stages: list[Tensor]) -> Tensor:
+        return self.y0 + torch.tensordot(weights, torch.stack(stages), dims=1)
+
+
+class Integrator(ABC):
+    """A state walking through time.
+
+    Attributes:
+        t: time as a 0-dim tensor; `now` the same as a float.
+        y: state there.
+        direction: +1.0 or -1.0.
+        status, message: how it went; `step` returns None once the status is not SUCCESS.
+        accepted, rejected: steps so far.
+    """
+
+    def __init__(self, t: Tensor, y: Tensor, direction: float) -> None:
+        self.t = t
+        self.now = float(t)
+        self.y = y
+        self.direction = direction
+        self.status = Status.SUCCESS
+        self.message = ""
+        self.accepted = 0
+        self.rejected = 0
+        self.recorder: list[Step] | None = None
+
+    @abstractmethod
+    def aim(self, ts: Tensor | None) -> None:
+        """The next times wanted, [m] in walking order; the last is not overstepped. None: walk on without an end."""
+
+    @abstractmethod
+    def step(self) -> Step | None:
+        """One accepted step, or None when the solve has failed."""
+
+    @abstractmethod
+    def jump(self, y: Tensor) -> None:
+        """Replace the state, keep the step size."""
+
+    def fail(self, status: Status, message: str) -> None:
+        self.status, self.message = status, message
+
+    def outputs(self, ts: Tensor) -> Tensor:
+        """States at times `ts` [m] ahead in walking order: [m', *state], m' < m if the solve failed before the end."""
+        self.aim(ts)
+        times: list[float] = ts.tolist()
+        chunks: list[Tensor] = []
+        i = 0
+        while i < len(times):
+            step = self.step()
+            if step is None:
+                break
+            if self.recorder is not None:
+                self.recorder.append(step)
+            j = i
+            while j < len(times) and (times[j] - step.end) * self.direction <= 0:
+                j += 1
+            if j > i:
+                chunks.append(step.evaluate(ts[i:j], times[i:j]))
+                i = j
+        return torch.cat(chunks) if chunks else self.y.new_empty((0, *self.y.shape))

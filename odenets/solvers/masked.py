@@ -1,0 +1,135 @@
+"""A trial step for many clocks at once, as a pure function: nothing waits for the host.
+
+Every sample (or the batch as a whole, when the clock has no dimension) has its own time, step size, controller
+history and status; those that have arrived or failed stay where they are. The loop around it decides how often to
+look. This is the form that can be compiled whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .controller import PIDController
+from .errors import Status
+from .norms import Norm
+from .step import Field, error_ratio, over_state, runge_kutta_step, stage_times
+from .tableau import ButcherTableau
+
+RUNNING = -1
+
+
+class Clock(NamedTuple):
+    """Where every sample is. B is the clock's shape, [batch] or [].
+
+    Attributes:
+        t: time [B].
+        size: size of the next step [B], positive.
+        y, f: state and derivative there [*B, ...].
+        previous, before: error ratios of the last two accepted steps [B].
+        status: RUNNING or a `Status` [B], int64.
+        accepted, rejected: steps so far [B], int64.
+    """
+
+    t: Tensor
+    size: Tensor
+    y: Tensor
+    f: Tensor
+    previous: Tensor
+    before: Tensor
+    status: Tensor
+    accepted: Tensor
+    rejected: Tensor
+
+
+class MaskedStep(NamedTuple):
+    """What a masked step did: from t0 to t1 (equal where nothing was accepted), step h [B], and the stages."""
+
+    t0: Tensor
+    t1: Tensor
+    h: Tensor
+    y0: Tensor
+    y1: Tensor
+    stages: list[Tensor]
+    accept: Tensor
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """The constants of a masked solve: see `AdaptiveIntegrator` for their meaning.
+
+    Args:
+        nodes: the tableau's c as a tensor [s] of the times' dtype.
+        limit: end of each sample's interval, [B] or [].
+        norm: of scaled errors, -> [B].
+    """
+
+    field: Field
+    tableau: ButcherTableau
+    nodes: Tensor
+    limit: Tensor
+    direction: float
+    rtol: float | Tensor
+    atol: float | Tensor
+    norm: Norm
+    controller: PIDController
+    min_step: float
+    max_step: float
+    max_steps: int
+
+    def start(self, t: Tensor, size: Tensor, y: Tensor, f: Tensor) -> Clock:
+        one = torch.ones_like(size)
+        count = torch.zeros(t.shape, dtype=torch.int64, device=t.device)
+        return Clock(t, size, y, f, one, one, torch.full_like(count, RUNNING), count, count)
+
+    def __call__(self, clock: Clock) -> tuple[Clock, MaskedStep]:
+        """One trial step of every running sample."""
+        t, y = clock.t, clock.y
+        time_dtype = torch.empty((), dtype=y.dtype).abs().dtype
+        running = clock.status == RUNNING
+        left = (self.limit - t) * self.direction
+        wanted = clock.size.clamp(self.min_step, self.max_step)
+        arrives = wanted >= left * (1 - 1e-14)
+        size = torch.where(running, torch.where(arrives, left, wanted), torch.zeros_like(wanted))
+        h = size * self.direction
+        trial = runge_kutta_step(
+            self.field, self.tableau, stage_times(self.nodes, t, h, time_dtype), over_state(h, y).to(y.dtype), y, clock.f
+        )
+        with torch.no_grad():
+            assert trial.error is not None
+            scaled = error_ratio(trial.error, y, trial.y1, self.rtol, self.atol)
+            ratio = torch.as_tensor(self.norm(scaled)).abs().to(size.dtype)
+            finite = ratio < float("inf")
+            accept = running & ((ratio <= 1) | (finite & (size <= self.min_step)))
+            factor = self.controller.factor(self.tableau.order, ratio, clock.previous, clock.before)
+            proposed = size * factor
+            # a step cut short by the end says little about the size to go on with
+            proposed = torch.where(accept & arrives, torch.maximum(proposed, wanted), proposed)
+            next_size = torch.where(running, proposed, clock.size)
+            previous = torch.where(accept, self.controller.remembered(ratio), clock.previous)
+            before = torch.where(accept, clock.previous, clock.before)
+        t1 = torch.where(accept, torch.where(arrives, self.limit, t + h), t)
+        mask = over_state(accept, y)
+        y1 = torch.where(mask, trial.y1, y)
+        stages = trial.stages
+        if not self.tableau.fsal:
+            stages = [*stages, self.field(t1.to(time_dtype), y1)]
+        f = torch.where(mask, stages[-1], clock.f)
+        accepted = clock.accepted + accept
+        rejected = clock.rejected + (running & ~accept)
+        status = self._status(clock, running, accept, arrives, finite, next_size, accepted + rejected)
+        next_clock = Clock(t1, next_size, y1, f, previous, before, status, accepted, rejected)
+        return next_clock, MaskedStep(t, t1, h, y, y1, stages, accept)
+
+    def _status(self, clock, running, accept, arrives, finite, next_size, trials) -> Tensor:
+        span = torch.maximum(clock.t.abs(), self.limit.abs()).detach()
+        refused = running & ~accept
+        stuck = refused & (next_size <= span * torch.finfo(next_size.dtype).eps)
+        stuck = stuck | (refused & (clock.size <= self.min_step))
+        status = torch.where(running & (trials >= self.max_steps), int(Status.MAX_STEPS), clock.status)
+        status = torch.where(stuck & finite, int(Status.STEP_TOO_SMALL), status)
+        status = torch.where(stuck & ~finite, int(Status.NON_FINITE), status)
+        return torch.where(running & accept & arrives, int(Status.SUCCESS), status)

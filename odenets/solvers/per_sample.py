@@ -1,0 +1,123 @@
+"""Adaptive integration with a step size of its own for every sample of the batch.
+
+An eager loop around `masked.Stepper`; the host reads one small tensor per step, which tells
+whether anyone is still running and how many outputs were passed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .errors import Status
+from .initial_step import initial_step
+from .masked import RUNNING, Clock, MaskedStep, Stepper
+
+
+class PerSampleOutputs:
+    """Collects the states at output times that samples pass at different steps.
+
+    Args:
+        ts: output times in walking order, shared [T] or per sample [batch, T].
+        stepper: constants of the solve.
+        y0: state at the first output time [batch, ...].
+    """
+
+    def __init__(self, ts: Tensor, stepper: Stepper, y0: Tensor) -> None:
+        self.stepper = stepper
+        batch = len(y0)
+        self.ts = ts.expand(batch, -1) if ts.dim() == 1 else ts
+        self.shared = ts.detach() * stepper.direction if ts.dim() == 1 else None
+        self.sorted = (self.ts.detach() * stepper.direction).contiguous()
+        self.samples = torch.arange(batch, device=y0.device)
+        self.passed = torch.ones(batch, dtype=torch.int64, device=y0.device)
+        self.coefficients = torch.from_numpy(stepper.tableau.dense).to(ts)
+        self.where: list[Tensor] = []
+        self.which: list[Tensor] = [torch.zeros_like(self.samples)]
+        self.values: list[Tensor] = [y0]
+        self.where.append(self.samples)
+
+    def count(self, step: MaskedStep) -> tuple[Tensor, Tensor]:
+        """How many outputs each sample has passed after this step [batch], and how many of them are new."""
+        reached = (step.t1.detach() * self.stepper.direction)[:, None]
+        if self.shared is not None:
+            now = torch.searchsorted(self.shared, reached[:, 0].contiguous(), right=True)
+        else:
+            now = torch.searchsorted(self.sorted, reached, right=True)[:, 0]
+        return now, now - self.passed
+
+    def collect(self, step: MaskedStep, now: Tensor, new: Tensor, total: int) -> None:
+        """Evaluate the step's polynomial at the `total` outputs that were passed."""
+        if total:
+            sample = torch.repeat_interleave(self.samples, new, output_size=total)
+            first = torch.cumsum(new, 0) - new
+            index = torch.arange(total, device=sample.device) - first[sample] + self.passed[sample]
+            self.where.append(sample)
+            self.which.append(index)
+            self.values.append(self._evaluate(step, sample, self.ts[sample, index]))
+        self.passed = now
+
+    def _evaluate(self, step: MaskedStep, sample: Tensor, ts: Tensor) -> Tensor:
+        y0, h = step.y0[sample], step.h[sample]
+        theta = (ts - step.t0[sample]) / h
+        powers = torch.arange(1, self.coefficients.shape[1] + 1, device=ts.device, dtype=theta.dtype)
+        weights = (theta[:, None] ** powers @ self.coefficients.T * h[:, None]).to(y0.dtype)  # [m, stages]
+        stages = torch.stack([stage[sample] for stage in step.stages], dim=1)  # [m, stages, ...]
+        inside = y0 + torch.einsum("ms,ms...->m...", weights, stages)
+        at_end = (ts == step.t1[sample]).reshape(-1, *([1] * (y0.dim() - 1)))
+        return torch.where(at_end, step.y1[sample], inside)
+
+    def stacked(self) -> Tensor:
+        """States [T, batch, ...], NaN where a sample did not arrive."""
+        values = torch.cat(self.values)
+        ys = values.new_full((self.ts.shape[1], len(self.samples), *values.shape[1:]), float("nan"))
+        return ys.index_put((torch.cat(self.which), torch.cat(self.where)), values)
+
+
+def integrate_per_sample(stepper: Stepper, ts: Tensor, y0: Tensor, first_step: float | None) -> tuple[Tensor, Clock]:
+    """Solve from ts[..., 0] to ts[..., -1].
+
+    Args:
+        stepper: constants of the solve.
+        ts: output times in walking order, [T] or [batch, T]; the first is the start.
+        y0: state there [batch, ...].
+        first_step: first size; None chooses one per sample.
+
+    Returns:
+        states [T, batch, ...] and the clock at the end (its status holds `Status` codes).
+    """
+    t = ts[..., 0].expand(len(y0)).clone()
+    time_dtype = torch.empty((), dtype=y0.dtype).abs().dtype
+    f = stepper.field(t.to(time_dtype), y0)
+    if first_step is None:
+        size = initial_step(
+            stepper.field, t, y0, f, stepper.direction, stepper.tableau.order - 1, stepper.rtol, stepper.atol,
+            stepper.norm, stepper.limit,
+        )  # fmt: skip
+    else:
+        size = torch.full_like(t, first_step)
+    clock = stepper.start(t, size.detach(), y0, f)
+    outputs = PerSampleOutputs(ts, stepper, y0)
+    while True:
+        clock, step = stepper(clock)
+        now, new = outputs.count(step)
+        running, total = torch.stack([(clock.status == RUNNING).sum(), new.sum()]).tolist()
+        outputs.collect(step, now, new, total)
+        if not running:
+            return outputs.stacked(), clock
+
+
+def failure_message(clock: Clock) -> str:
+    """One line on the samples that failed; empty if none did."""
+    failed = (clock.status != int(Status.SUCCESS)).nonzero()[:, 0]
+    if not len(failed):
+        return ""
+    parts = []
+    for code in clock.status[failed].unique().tolist():
+        samples = (clock.status == code).nonzero()[:, 0]
+        first = int(samples[0])
+        parts.append(
+            f"{len(samples)} of {len(clock.status)} samples: {Status(code).meaning} "
+            f"(first: sample {first} at t = {float(clock.t[first]):.6g})"
+        )
+    return "; ".join(parts)

@@ -1,0 +1,64 @@
+"""What a solve returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import SolveError, Status
+
+
+@dataclass
+class Stats:
+    """What a solve cost.
+
+    Attributes:
+        nfe: calls of the vector field (each on the whole batch).
+        accepted, rejected: steps; tensors [batch] where each sample has its own step size, else ints.
+        nfe_backward, accepted_backward, rejected_backward: the same for the backward solve of an adjoint, filled in
+            when backward has run; None before.
+    """
+
+    nfe: int = 0
+    accepted: int | Tensor = 0
+    rejected: int | Tensor = 0
+    nfe_backward: int | None = None
+    accepted_backward: int | None = None
+    rejected_backward: int | None = None
+
+
+@dataclass
+class Solution:
+    """A solved initial value problem.
+
+    Attributes:
+        ts: times of the saved states [T] (of accepted steps where `save_at="steps"`).
+        ys: the states there, [T, *y0.shape] (for a tree, the same tree with T in front of every leaf); NaN where a
+            failed solve did not arrive.
+        stats: evaluations and steps.
+        status: how it ended; a tensor [batch] of codes where each sample has its own step size.
+        message: the cause in one line; empty on success.
+        dense: callable t [...] -> states [..., *y0.shape] anywhere in the interval, where asked for.
+    """
+
+    ts: Tensor
+    ys: Any
+    stats: Stats = field(default_factory=Stats)
+    status: Status | Tensor = Status.SUCCESS
+    message: str = ""
+    dense: Callable[[Tensor | float], Any] | None = None
+
+    @property
+    def success(self) -> bool:
+        """Whether every trajectory reached the end (one host synchronisation where the status is a tensor)."""
+        return not bool(torch.as_tensor(self.status).any())
+
+    def raise_if_failed(self) -> Solution:
+        """Returns itself, or raises SolveError with the cause."""
+        if self.message:
+            raise SolveError(self.message, self)
+        return self

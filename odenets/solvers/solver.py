@@ -1,0 +1,317 @@
+"""How to integrate, as data: a method with its tolerances or its grid. These are what a config names.
+
+The type says what the method can do, so that a wrong combination fails before the solve: `Adaptive` needs a method
+with an error estimate, `FixedStep` takes any Runge-Kutta method, `Adams` the multistep ones, `Scipy` and `Torchdiffeq`
+hand the problem to those libraries.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .adams import HIGHEST_ORDER, AdamsIntegrator
+from .adaptive import AdaptiveIntegrator
+from .controller import PIDController
+from .errors import InputError
+from .external import ScipyIntegrator, TorchdiffeqIntegrator
+from .field import FlatField
+from .fixed import FixedIntegrator
+from .integrator import Callbacks, Integrator
+from .masked import Stepper
+from .methods import TABLEAUS
+from .methods.rk4 import RK4_38
+from .norms import Norm, rms_norm_per_sample, state_norm
+from .state import StateLayout
+
+ADAMS_METHODS = ("explicit_adams", "implicit_adams")
+ADAPTIVE_METHODS = tuple(name for name, tableau in TABLEAUS.items() if tableau.adaptive)
+METHODS = (*TABLEAUS, *ADAMS_METHODS, "scipy_solver", "torchdiffeq")
+Tolerance = float | Tensor | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Step size control to a tolerance.
+
+    Args:
+        method: one of adaptive_heun, fehlberg2, bosh3, tsit5, dopri5, dopri8.
+        rtol, atol: the local error of a step is kept below atol + rtol max(|y0|, |y1|) in the norm. Numbers, tensors
+            that broadcast against the state, or for a tree of tensors one number per leaf.
+        controller: see `PIDController`.
+        first_step: first size; None chooses it.
+        min_step, max_step: bounds of the size; a step of at most min_step is accepted whatever its error.
+        max_steps: trial steps at most.
+        step_t, jump_t: times to step on; at those of jump_t the field is discontinuous and is evaluated on both sides.
+        norm: of the scaled error, given the user's state (tensor or tree); None is the root mean square, for a tree
+            the largest of its leaves'.
+        per_sample: every sample (first dimension) has its own step size and its own norm.
+        time_dtype: precision in which times are kept.
+    """
+
+    method: str = "dopri5"
+    rtol: Any = 1e-6
+    atol: Any = 1e-8
+    controller: PIDController = field(default_factory=PIDController)
+    first_step: float | None = None
+    min_step: float = 0.0
+    max_step: float = math.inf
+    max_steps: int = 1_000_000
+    step_t: Any = None
+    jump_t: Any = None
+    norm: Norm | None = None
+    per_sample: bool = False
+    time_dtype: torch.dtype = torch.float64
+
+    def __post_init__(self) -> None:
+        _check_name(self.method, ADAPTIVE_METHODS, "Adaptive")
+        for name in ("rtol", "atol"):
+            _check_tolerance(name, getattr(self, name))
+        if self.per_sample and (self.norm is not None or self.step_t is not None or self.jump_t is not None):
+            raise InputError("per_sample steps have their own norm and clock: leave out norm, step_t and jump_t.")
+        if self.min_step < 0 or self.max_step <= 0 or self.min_step > self.max_step:
+            raise InputError(f"need 0 <= min_step <= max_step, got {self.min_step} and {self.max_step}.")
+        if self.first_step is not None and not self.first_step > 0:
+            raise InputError(f"first_step must be positive, got {self.first_step}.")
+
+    def start(
+        self, flat: FlatField, t0: Tensor, y0: Tensor, direction: float, callbacks: Callbacks | None = None
+    ) -> Integrator:
+        dtype = torch.promote_types(self.time_dtype, torch.empty((), dtype=y0.dtype).abs().dtype)
+        rtol, atol = (tolerance(name, getattr(self, name), flat.layout, y0) for name in ("rtol", "atol"))
+        return AdaptiveIntegrator(
+            flat,
+            TABLEAUS[self.method],
+            t0.to(dtype),
+            y0,
+            direction,
+            rtol=rtol,
+            atol=atol,
+            norm=state_norm(flat.layout, self.norm),
+            controller=self.controller,
+            first_step=self.first_step,
+            min_step=self.min_step,
+            max_step=self.max_step,
+            max_steps=self.max_steps,
+            step_t=_times(self.step_t, dtype, y0.device),
+            jump_t=_times(self.jump_t, dtype, y0.device),
+            callbacks=callbacks,
+        )
+
+    def stepper(self, flat: FlatField, ts: Tensor, y0: Tensor, direction: float) -> Stepper:
+        """The constants of a per-sample solve over ts [..., T] (already in time precision)."""
+        tableau = TABLEAUS[self.method]
+        rtol, atol = (tolerance(name, getattr(self, name), flat.layout, y0) for name in ("rtol", "atol"))
+        nodes = torch.tensor(tableau.c, dtype=ts.dtype, device=ts.device)
+        return Stepper(
+            flat, tableau, nodes, ts[..., -1], direction, rtol, atol, rms_norm_per_sample, self.controller,
+            self.min_step, self.max_step, self.max_steps,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FixedStep:
+    """A Runge-Kutta method on a fixed grid.
+
+    Args:
+        method: any of the Runge-Kutta methods; the error estimate of an adaptive one is not formed.
+        steps: equal steps over the whole interval, or
+        step_size: their size, the last step being what is left, or
+        grid_constructor: (field, y0, ts) -> grid. Without any of the three the output times are the grid.
+        interpolation: between grid points: "dense" (the method's own), "cubic" (Hermite) or "linear".
+        perturb: evaluate the field just inside each step, for fields that jump at grid points.
+    """
+
+    method: str = "rk4"
+    steps: int | None = None
+    step_size: Any = None
+    grid_constructor: Callable[..., Tensor] | None = None
+    interpolation: str = "dense"
+    perturb: bool = False
+
+    def __post_init__(self) -> None:
+        _check_name(self.method, tuple(TABLEAUS), "FixedStep")
+        _check_grid(self)
+
+    def start(
+        self, flat: FlatField, t0: Tensor, y0: Tensor, direction: float, callbacks: Callbacks | None = None
+    ) -> Integrator:
+        return FixedIntegrator(
+            flat, TABLEAUS[self.method], t0, y0, direction, callbacks=callbacks, **_grid_arguments(self)
+        )
+
+
+@dataclass(frozen=True)
+class Adams:
+    """A multistep method on a fixed grid; see `AdamsIntegrator`.
+
+    Args:
+        method: "explicit_adams" (Adams-Bashforth) or "implicit_adams" (Adams-Bashforth-Moulton).
+        max_order: order reached once there is enough history, 1 to 12.
+        max_iters: corrector iterations at most (implicit only), until the change is below rtol, atol.
+
+    The other arguments are those of `FixedStep`.
+    """
+
+    method: str = "explicit_adams"
+    steps: int | None = None
+    step_size: Any = None
+    grid_constructor: Callable[..., Tensor] | None = None
+    interpolation: str = "dense"
+    perturb: bool = False
+    max_order: int = HIGHEST_ORDER
+    max_iters: int = 4
+    rtol: Any = 1e-3
+    atol: Any = 1e-4
+
+    def __post_init__(self) -> None:
+        _check_name(self.method, ADAMS_METHODS, "Adams")
+        _check_grid(self)
+
+    def start(
+        self, flat: FlatField, t0: Tensor, y0: Tensor, direction: float, callbacks: Callbacks | None = None
+    ) -> Integrator:
+        rtol, atol = (tolerance(name, getattr(self, name), flat.layout, y0) for name in ("rtol", "atol"))
+        return AdamsIntegrator(
+            flat, RK4_38, t0, y0, direction, callbacks=callbacks, max_order=self.max_order, max_iters=self.max_iters,
+            implicit=self.method == "implicit_adams", rtol=rtol, atol=atol, **_grid_arguments(self),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scipy:
+    """`scipy.integrate.solve_ivp` on the CPU in float64: a reference, not differentiable by autograd.
+
+    Args:
+        method: RK45, RK23, DOP853, Radau, BDF or LSODA.
+        rtol, atol, min_step, max_step: as there.
+    """
+
+    method: str = "LSODA"
+    rtol: float = 1e-6
+    atol: float = 1e-8
+    min_step: float = 0.0
+    max_step: float = math.inf
+
+    def __post_init__(self) -> None:
+        _check_name(self.method, ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA"), "Scipy")
+
+    def start(
+        self, flat: FlatField, t0: Tensor, y0: Tensor, direction: float, callbacks: Callbacks | None = None
+    ) -> Integrator:
+        return ScipyIntegrator(flat, t0, y0, direction, **dataclasses.asdict(self))
+
+
+@dataclass(frozen=True)
+class Torchdiffeq:
+    """The library torchdiffeq as a backend, to compare it with ours inside the same model.
+
+    Args:
+        method: any method of the installed torchdiffeq.
+        rtol, atol: tolerances.
+        options: its `options`.
+    """
+
+    method: str = "dopri5"
+    rtol: float = 1e-6
+    atol: float = 1e-8
+    options: dict[str, Any] | None = None
+
+    def start(
+        self, flat: FlatField, t0: Tensor, y0: Tensor, direction: float, callbacks: Callbacks | None = None
+    ) -> Integrator:
+        options = None if self.options is None else dict(self.options)
+        return TorchdiffeqIntegrator(
+            flat, t0, y0, direction, method=self.method, rtol=self.rtol, atol=self.atol, options=options
+        )
+
+
+Solver = Adaptive | FixedStep | Adams | Scipy | Torchdiffeq
+
+
+def resolve_solver(solver: Solver | str, **overrides: Any) -> Solver:
+    """A solver from its name, with some of its settings replaced.
+
+    Raises:
+        InputError: for an unknown name or setting, with the near matches.
+    """
+    if isinstance(solver, str):
+        _check_name(solver, METHODS, "solver")
+        if solver in ADAPTIVE_METHODS and not {"steps", "step_size"} & set(overrides):
+            solver = Adaptive(solver)
+        elif solver in TABLEAUS:
+            solver = FixedStep(solver)
+        elif solver in ADAMS_METHODS:
+            solver = Adams(solver)
+        else:
+            solver = Scipy() if solver == "scipy_solver" else Torchdiffeq()
+    if not isinstance(solver, Solver):
+        raise InputError(f"solver must be a name or one of odenets.solvers' solvers, got {type(solver).__name__}.")
+    names = [f.name for f in dataclasses.fields(solver)]
+    for name in overrides:
+        if name not in names:
+            kind = f"{type(solver).__name__}({solver.method!r})"
+            raise InputError(f"{kind} has no setting {name!r}{_near(name, names)}")
+    return dataclasses.replace(solver, **overrides)
+
+
+def tolerance(name: str, value: Tolerance, layout: StateLayout, y0: Tensor) -> float | Tensor:
+    """A tolerance as a float, or as a tensor that broadcasts against the flat state."""
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            raise InputError(f"{name} cannot require gradient")
+        return value.to(y0.device)
+    if not isinstance(value, Iterable):
+        return float(value)
+    parts = tuple(value)
+    if layout.spec is None or len(parts) != len(layout.shapes):
+        raise InputError(
+            f"If using tupled {name} it must have the same length as the tuple y0: "
+            f"got {len(parts)} for {1 if layout.spec is None else len(layout.shapes)}."
+        )
+    dtype = torch.empty((), dtype=y0.dtype).abs().dtype
+    leaves = [torch.as_tensor(x, dtype=dtype, device=y0.device).expand(n) for x, n in zip(parts, layout.sizes)]
+    return torch.cat(leaves)
+
+
+def _check_name(name: str, known: tuple[str, ...], what: str) -> None:
+    if name not in known:
+        raise InputError(f"Invalid method {name!r} for {what}{_near(str(name), known)}")
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=2)
+    return f"; did you mean {' or '.join(near)}?" if near else f". Must be one of {', '.join(known)}."
+
+
+def _check_tolerance(name: str, value: Any) -> None:
+    if isinstance(value, (int, float)) and not value >= 0:
+        raise InputError(f"{name} must not be negative, got {value}.")
+
+
+def _check_grid(solver: FixedStep | Adams) -> None:
+    given = [name for name in ("steps", "step_size", "grid_constructor") if getattr(solver, name) is not None]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} are mutually exclusive arguments.")
+    if solver.steps is not None and solver.steps < 1:
+        raise InputError(f"steps must be at least 1, got {solver.steps}.")
+    if solver.step_size is not None and not float(solver.step_size) > 0:
+        raise InputError(f"step_size must be positive, got {float(solver.step_size)}.")
+    if solver.interpolation not in ("dense", "cubic", "linear"):
+        raise InputError(f"Unknown interpolation method {solver.interpolation}: use dense, cubic or linear.")
+
+
+def _grid_arguments(solver: FixedStep | Adams) -> dict[str, Any]:
+    names = ("steps", "step_size", "grid_constructor", "interpolation", "perturb")
+    return {name: getattr(solver, name) for name in names}
+
+
+def _times(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    return None if values is None else torch.as_tensor(values, dtype=dtype, device=device).reshape(-1)

@@ -60,11 +60,14 @@ class Piecewise(Basis):
     a jump drops to order 1: give the times to an adaptive one, or make fixed steps end on them.
     """
 
+    def __init__(self, size: int, T: float = 1.0):
+        super().__init__(size, T)
+        self._jump_times = tuple(grid(T, size)[1:-1])
+
     def index(self, t: Tensor) -> Tensor:
         """The piece that holds at t, int64 with t's shape."""
-        edges = grid(self.T, self.size)[1:-1]
         # One comparison per edge with a Python number: the number is rounded to t's own precision, as t was.
-        return sum(((t >= edge).long() for edge in edges), torch.zeros_like(t, dtype=torch.long))
+        return sum(((t >= edge).long() for edge in self._jump_times), torch.zeros_like(t, dtype=torch.long))
 
     def values(self, t: Tensor) -> Tensor:
         pieces = torch.arange(self.size, device=t.device)
@@ -76,7 +79,7 @@ class Piecewise(Basis):
 
     @property
     def jump_times(self) -> tuple[float, ...]:
-        return tuple(grid(self.T, self.size)[1:-1])
+        return self._jump_times
 
 
 class Spline(Basis):
@@ -92,25 +95,18 @@ class Spline(Basis):
 
     def values(self, t: Tensor) -> Tensor:
         intervals = self.size - 3
-        u = (t * (intervals / self.T)).clamp(0, intervals)  # in units of a knot interval: the knots are small integers
-        interval = u.detach().floor().clamp(max=intervals - 1)
-        knots = [0] * 3 + list(range(intervals + 1)) + [intervals] * 3
+        u = (t * (intervals / self.T)).clamp(0, intervals).unsqueeze(-1)  # in units of a knot interval
+        # In these units the knots are small integers: exact, and filled on the device.
+        knots = torch.arange(-3, intervals + 4, device=t.device).clamp(0, intervals).to(t.dtype)
+        interval = u.detach().floor().clamp(max=intervals - 1)  # the last interval includes T
         # Cox-de Boor: order 1 is the indicator of the interval, each pass raises the order by one.
-        basis = [
-            (interval == k).to(t.dtype) if 0 <= k < intervals else torch.zeros_like(u) for k in range(-3, intervals + 3)
-        ]
+        values = (interval == torch.arange(-3, intervals + 3, device=t.device)).to(t.dtype)
         for degree in (1, 2, 3):
-            basis = [
-                _ramp(u, knots[i], knots[i + degree]) * basis[i]
-                + (1 - _ramp(u, knots[i + 1], knots[i + degree + 1])) * basis[i + 1]
-                for i in range(len(basis) - 1)
-            ]
-        return torch.stack(basis, dim=-1)
-
-
-def _ramp(u: Tensor, start: int, end: int) -> Tensor:
-    # A term over an empty knot span is zero by convention; it only ever multiplies a zero basis function.
-    return (u - start) / (end - start) if end > start else torch.zeros_like(u)
+            # An empty knot span may take any ramp: the function it multiplies is zero.
+            span = (knots[degree:] - knots[:-degree]).clamp(min=1)
+            ramp = (u - knots[:-degree]) / span
+            values = ramp[..., :-1] * values[..., :-1] + (1 - ramp[..., 1:]) * values[..., 1:]
+        return values
 
 
 class Fourier(Basis):
@@ -121,11 +117,10 @@ class Fourier(Basis):
     """
 
     def values(self, t: Tensor) -> Tensor:
-        parts = [torch.ones_like(t)]
-        for j in range(1, self.size):
-            angle = t * (2 * math.pi / self.T * ((j + 1) // 2))
-            parts.append(angle.cos() if j % 2 == 1 else angle.sin())
-        return torch.stack(parts, dim=-1)
+        harmonics = torch.arange(1, self.size // 2 + 1, device=t.device)
+        angle = t.unsqueeze(-1) * (2 * math.pi / self.T) * harmonics
+        waves = torch.stack([angle.cos(), angle.sin()], dim=-1).flatten(-2)[..., : self.size - 1]
+        return torch.cat([torch.ones_like(t).unsqueeze(-1), waves], dim=-1)
 
     def constant(self, weight: Tensor) -> Tensor:
         coefficients = weight.new_zeros(self.size, *weight.shape)

@@ -20,7 +20,8 @@ class TimeVarying(nn.Module):
     * "fourier": `nodes` functions 1, cos, sin, ... of period T, infinitely smooth, W(T) = W(0).
 
     The cost of one evaluation is that of the field plus a pass over the `nodes` coefficients (piecewise: over one);
-    with one time per sample each sample has weights of its own and the field runs under `torch.vmap`.
+    with one time per sample each sample has weights of its own and the field runs under `torch.vmap` (a wrapped
+    `Attention` then wants fused=False: on the CPU its fused form has no batched rule and warns).
 
     The coefficients keep the parameters' names, with a leading dimension: `template.layers.0.weight` [nodes, out, in].
 
@@ -86,7 +87,7 @@ class TimeVarying(nn.Module):
             # A batch of one: a field may need its batch dimension.
             return torch.func.functional_call(self.template, self.weights(t), (t, x.unsqueeze(0))).squeeze(0)
 
-        return torch.vmap(one)(t, x)
+        return torch.vmap(one, randomness="different")(t, x)
 
     def extra_repr(self) -> str:
         return f"basis={self.basis!r}"

@@ -21,6 +21,9 @@ class FlowStack(nn.Module):
         tied: one block for all steps: a flow with constant weights. Otherwise each step has its own: the flow's weights
             are piecewise constant in time.
 
+    Attributes:
+        times: t_0 .. t_N.
+
     Raises:
         ValueError: N < 1, T not finite and > 0, or `block` is not a factory of Blocks.
     """
@@ -38,6 +41,7 @@ class FlowStack(nn.Module):
             )
         self.T = T
         self.N = N
+        self.times = grid(T, N)
         self.blocks = nn.ModuleList(block() for _ in range(1 if tied else N))
         for b in self.blocks:
             if not isinstance(b, Block):
@@ -71,6 +75,7 @@ class FlowStack(nn.Module):
             raise ValueError(f"refined expects a factor >= 1, got {factor}")
         finer = copy.copy(self)
         finer.N = self.N * factor
+        finer.times = grid(self.T, finer.N)
         return finer
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,7 +95,7 @@ class FlowStack(nn.Module):
     def _times(self, x: Tensor) -> list[Tensor]:
         # Filled on the device, one per step: exact in every dtype, nothing to wait for. Never below float32.
         dtype = torch.promote_types(x.dtype, torch.float32)
-        return [torch.full((), t, dtype=dtype, device=x.device) for t in grid(self.T, self.N)[:-1]]
+        return [torch.full((), t, dtype=dtype, device=x.device) for t in self.times[:-1]]
 
     def extra_repr(self) -> str:
         return f"T={self.T:g}, N={self.N}, h={self.h:g}, tied={self.tied}"

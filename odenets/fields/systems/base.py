@@ -6,6 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from odenets.fields.time import expand_time
+
 
 class Coefficient(nn.Module):
     """One coefficient of a physical system; call it for its value.
@@ -64,15 +66,13 @@ class System(nn.Module):
         return len(self.names)
 
     @abstractmethod
-    def rhs(self, t: Tensor | float, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def rhs(self, t: Tensor, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The derivative of each component; t broadcasts with the components."""
 
     def forward(self, t: Tensor | float, x: Tensor) -> Tensor:
         """x [..., dim]; t a float, [] or [B] with x [B, ..., dim]. Returns dx/dt [..., dim]."""
         components = self.split(x)
-        if isinstance(t, Tensor) and t.dim() == 1:
-            t = t.reshape(-1, *[1] * (x.dim() - 2))
-        return torch.stack(self.rhs(t, components), dim=-1)
+        return torch.stack(self.rhs(expand_time(t, components[0]), components), dim=-1)
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """The components [...] of x [..., dim].

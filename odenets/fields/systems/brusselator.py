@@ -23,7 +23,7 @@ class Brusselator(System):
         self.a = Coefficient("a", a, learnable)
         self.b = Coefficient("b", b, learnable)
 
-    def rhs(self, t: Tensor | float, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def rhs(self, t: Tensor, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x_, y = x
         reaction = x_ * x_ * y
         converted = self.b() * x_

@@ -22,7 +22,7 @@ class Kepler(System):
         super().__init__()
         self.mu = Coefficient("mu", mu, learnable)
 
-    def rhs(self, t: Tensor | float, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def rhs(self, t: Tensor, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         qx, qy, vx, vy = x
         squared = qx * qx + qy * qy
         pull = -self.mu() / (squared * squared.sqrt())

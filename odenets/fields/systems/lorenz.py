@@ -31,6 +31,6 @@ class Lorenz(System):
         self.rho = Coefficient("rho", rho, learnable)
         self.beta = Coefficient("beta", beta, learnable)
 
-    def rhs(self, t: Tensor | float, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def rhs(self, t: Tensor, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x_, y, z = x
         return self.sigma() * (y - x_), x_ * (self.rho() - z) - y, x_ * y - self.beta() * z

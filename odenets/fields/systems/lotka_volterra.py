@@ -33,7 +33,7 @@ class LotkaVolterra(System):
         self.gamma = Coefficient("gamma", gamma, learnable)
         self.delta = Coefficient("delta", delta, learnable)
 
-    def rhs(self, t: Tensor | float, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def rhs(self, t: Tensor, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         prey, predators = x
         meetings = prey * predators
         return (

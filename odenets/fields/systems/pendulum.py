@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from odenets.fields.systems.base import Coefficient, System
-from odenets.fields.time import as_time
 
 
 class Pendulum(System):
@@ -39,9 +38,9 @@ class Pendulum(System):
         self.drive = Coefficient("drive", drive, learnable, positive=False)
         self.drive_frequency = Coefficient("drive_frequency", drive_frequency, learnable, positive=False)
 
-    def rhs(self, t: Tensor | float, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def rhs(self, t: Tensor, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         theta, omega = x
-        force = self.drive() * torch.cos(self.drive_frequency() * as_time(t, theta)).to(theta.dtype)
+        force = self.drive() * torch.cos(self.drive_frequency() * t).to(theta.dtype)
         return omega, -(self.gravity() / self.length()) * theta.sin() - self.damping() * omega + force
 
     def energy(self, x: Tensor) -> Tensor:

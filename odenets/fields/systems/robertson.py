@@ -32,7 +32,7 @@ class Robertson(System):
         self.k2 = Coefficient("k2", k2, learnable)
         self.k3 = Coefficient("k3", k3, learnable)
 
-    def rhs(self, t: Tensor | float, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def rhs(self, t: Tensor, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         a, b, c = x
         first = self.k1() * a
         second = self.k2() * b * b

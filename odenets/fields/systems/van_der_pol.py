@@ -23,6 +23,6 @@ class VanDerPol(System):
         super().__init__()
         self.mu = Coefficient("mu", mu, learnable)
 
-    def rhs(self, t: Tensor | float, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def rhs(self, t: Tensor, x: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         position, v = x
         return v, self.mu() * (1 - position * position) * v - position

@@ -86,7 +86,7 @@ def _list(arguments: list[str]) -> None:
     blocks = []
     for group, options in descriptions(config_dir).items():
         width = max(len(name) for name, _ in options)
-        lines = [f"  {name:<{width}}  {text}".rstrip()[:80] for name, text in options]
+        lines = [f"  {name:<{width}}  {text}".rstrip() for name, text in options]
         blocks.append("\n".join([f"{group}=", *lines]))
     print("\n\n".join(blocks))
 

@@ -110,6 +110,8 @@ def _check_arguments(target: Any, node: Mapping[str, Any], path: str) -> None:
             raise UserError(f"{path}.{key}: no such key of {node['_target_']}; {did_you_mean(str(key), names)}")
         if key in hints and not _fits(value, hints[key]):
             raise UserError(f"{path}.{key}: expected {_describe(hints[key])}, got {value!r}")
+        if isinstance(value, str) and key in parameters and _is_number(parameters[key].default):
+            raise UserError(f"{path}.{key}: expected a number, got {value!r}")
     if not node.get("_partial_", False):
         missing = [n for n in names if parameters[n].default is inspect.Parameter.empty and n not in node]
         if missing:
@@ -134,7 +136,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(hint))
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return _is_number(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint in (bool, str):
@@ -142,6 +144,10 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is type(None):
         return value is None
     return True
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _describe(hint: Any) -> str:

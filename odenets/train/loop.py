@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from odenets.errors import Interrupted, TrainingStopped
+from odenets.solvers import SolveError
 from odenets.train.ema import Averaged
 from odenets.train.interrupt import StopRequest
 from odenets.train.task import Task
@@ -108,7 +109,10 @@ def _order(parts: Parts, epoch: int) -> list[Tensor]:
 
 def _step(parts: Parts, index: Tensor, progress: Progress, total: int) -> float:
     parts.optimizer.zero_grad(set_to_none=True)
-    loss = parts.module(*parts.task.select(index), progress=progress.step / total)
+    try:
+        loss = parts.module(*parts.task.select(index), progress=progress.step / total)
+    except SolveError as error:
+        raise TrainingStopped(_cause(f"the solve failed: {error}", parts, progress)) from error
     value = float(loss.detach())
     if not math.isfinite(value):
         raise TrainingStopped(_cause(f"the loss became {value}", parts, progress))

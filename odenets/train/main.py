@@ -179,7 +179,7 @@ def _run(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: Prog
         except TrainingStopped as stop:
             raise TrainingStopped(
                 f"{stop}; the last good checkpoint is kept in {folder.path}; try a smaller optimizer.lr or "
-                "trainer.clip_norm, or more solver steps"
+                "trainer.clip_norm, or smaller solver steps"
             ) from None
         finally:
             if log:

@@ -110,7 +110,7 @@ class TrajectoryFit(Task):
         field = getattr(self.network, "field", None)
         coefficients = field.named_children() if isinstance(field, System) else ()
         start = (self.initial.detach() * self.spread + self.mean).exp()[0]
-        return {name: float(coefficient()) for name, coefficient in coefficients} | {
+        return {name: float(torch.as_tensor(coefficient()).detach()) for name, coefficient in coefficients} | {
             f"{name}_at_start": float(x) for name, x in zip(self.data.names, start)
         }
 

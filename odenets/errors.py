@@ -23,3 +23,8 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     if near:
         return f"did you mean '{near[0]}'?"
     return f"valid: {', '.join(options)}" if options else "there are no options"
+
+
+def one_line(error: BaseException) -> str:
+    """The message of any exception without line breaks; its type's name where there is no message."""
+    return " ".join(str(error).split()) or type(error).__name__

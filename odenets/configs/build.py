@@ -5,8 +5,10 @@ becomes a factory that builds the whole node, children included, afresh on every
 share no weights. (Hydra's own `instantiate` would build the children once and share them.)
 """
 
+import contextlib
 import functools
 import inspect
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from odenets.errors import UserError, did_you_mean
+from odenets.errors import UserError, did_you_mean, one_line
 
 ALLOWED = ("odenets", "torch.nn", "torch.optim")
 SPECIAL = {"_target_", "_partial_"}
@@ -45,7 +47,7 @@ def instantiate(node: Any, path: str, allow: Sequence[str] = (), **extra: Any) -
     except UserError:
         raise
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: {node['_target_']} refused its arguments: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path}: {node['_target_']} refused its arguments: {one_line(error)}") from error
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -60,6 +62,30 @@ def check_targets(config: Mapping[str, Any], allow: Sequence[str] = ()) -> None:
     for path, node in _targets(config, ""):
         target = resolve(node["_target_"], path, allow)
         _check_arguments(target, node, path)
+
+
+@contextlib.contextmanager
+def group_names(cfg: DictConfig) -> Iterator[None]:
+    """Inside, errors name a place as it is typed: `model.N` for what `task.network.flow` took in by `${model}`."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(_as_typed(str(error), dict(_references(OmegaConf.to_container(cfg), "")))) from error.__cause__
+
+
+def _references(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, Mapping):
+        for key, child in node.items():
+            yield from _references(child, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, str) and (whole := re.fullmatch(r"\$\{([\w.]+)\}", node)):
+        yield path, whole[1]
+
+
+def _as_typed(message: str, references: Mapping[str, str]) -> str:
+    for path, source in references.items():
+        if re.match(rf"{re.escape(path)}[.:]", message):
+            return _as_typed(source + message[len(path) :], references)
+    return message
 
 
 def resolve(name: Any, path: str, allow: Sequence[str] = ()) -> Any:

@@ -61,10 +61,12 @@ class _Task:
 
     def _train(self, cfg: DictConfig) -> float:
         schema.refuse_extras(cfg)
-        schema.check_ranges(cfg)
+        schema.check_values(cfg)
         job = HydraConfig.get()
         typed = list(job.overrides.task)
-        if not cfg.name and not (cfg.run.resume and cfg.run.dir):
+        if cfg.run.resume and cfg.run.dir is None:
+            raise UserError("run.resume=true: name the run to go on with by run.dir=<folder>")
+        if not cfg.name and not cfg.run.resume:
             options = ", ".join(groups(self.config_dir).get("experiment", ()))
             raise UserError(f"choose an experiment: odenets train experiment=<one of {options}>")
         if job.mode == RunMode.MULTIRUN and cfg.run.dir is None:

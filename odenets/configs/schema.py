@@ -12,6 +12,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
+from odenets.configs.catalog import groups
 from odenets.errors import UserError, did_you_mean
 
 
@@ -101,8 +102,11 @@ def refuse_extras(cfg: DictConfig) -> None:
                 raise UserError(f"{full}: no such key; {did_you_mean(str(key), known)}")
 
 
-def check_ranges(cfg: DictConfig) -> None:
-    """Raise UserError for a number of the right type and a wrong size."""
+def check_values(cfg: DictConfig) -> None:
+    """Raise UserError for a value of the right type that cannot be meant."""
+    gradients = groups()["gradient"]
+    if cfg.gradient.name not in gradients:
+        raise UserError(f"gradient.name={cfg.gradient.name}: no such method; {did_you_mean(cfg.gradient.name, gradients)}")
     trainer = cfg.trainer
     for key in ("epochs", "batch_size", "eval_every", "checkpoint_every", "devices", "num_nodes"):
         if trainer[key] < 1:

@@ -52,7 +52,7 @@ class Hooks:
 
 def steps_per_epoch(parts: Parts) -> int:
     """Optimizer steps in an epoch: the same in each."""
-    return len(_order(parts, 0))
+    return len(epoch_order(parts, 0))
 
 
 def fit(parts: Parts, progress: Progress, hooks: Hooks) -> None:
@@ -70,7 +70,7 @@ def fit(parts: Parts, progress: Progress, hooks: Hooks) -> None:
         while progress.step < total:
             epoch, position = divmod(progress.step, per_epoch)
             if position == 0 or not order:
-                order = _order(parts, epoch)
+                order = epoch_order(parts, epoch)
             lr = parts.optimizer.param_groups[0]["lr"]
             loss = _step(parts, order[position], progress, total)
             progress.step += 1
@@ -100,7 +100,8 @@ def measure(parts: Parts) -> dict[str, float]:
     return measures
 
 
-def _order(parts: Parts, epoch: int) -> list[Tensor]:
+def epoch_order(parts: Parts, epoch: int) -> list[Tensor]:
+    """The index tensors of one epoch for this process."""
     # A function of seed and epoch alone: a resumed run repeats it without having to save it.
     generator = torch.Generator().manual_seed((parts.seed * 1_000_003 + epoch) % 2**63)
     fabric = parts.fabric

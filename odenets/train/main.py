@@ -8,12 +8,13 @@ import torch
 from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
 
-from odenets.configs.build import check_targets, instantiate, plain
-from odenets.errors import Interrupted, TrainingStopped, UserError
+from odenets.configs.build import check_targets, group_names, instantiate, plain
+from odenets.errors import Interrupted, TrainingStopped, UserError, one_line
 from odenets.report import curves, table
+from odenets.solvers import SolveError
 from odenets.train import checkpoint, export, runfolder
 from odenets.train.ema import Averaged
-from odenets.train.loop import Hooks, Parts, Progress, fit, measure, steps_per_epoch
+from odenets.train.loop import Hooks, Parts, Progress, epoch_order, fit, measure, steps_per_epoch
 from odenets.train.metrics import MetricsLog
 from odenets.train.progress import Bar
 from odenets.train.runfolder import RunFolder
@@ -30,19 +31,23 @@ def train(cfg: DictConfig, typed: list[str]) -> float:
     if cfg.run.resume:
         cfg = _resumed_config(cfg, typed)
     config = plain(cfg)
-    check_targets(config, config["run"]["allow_targets"])
+    with group_names(cfg):
+        check_targets(config, config["run"]["allow_targets"])
+    path = _choose_folder(config)  # with its checks, before anything slow
     fabric = _fabric(config["trainer"])
-    folder = _prepare_folder(fabric, cfg, config)
-    task, parts = _build(fabric, config)
+    fabric.launch()
+    folder = RunFolder(Path(fabric.broadcast(path)))
+    with group_names(cfg):
+        task, parts = _build(fabric, config)
+    _rehearse(parts)
     progress = Progress()
-    state = None
-    if cfg.run.resume:
-        state = checkpoint.load(folder.checkpoint, task)
-        progress = _restore(parts, state)
-    if fabric.is_global_zero and state is None:
+    if config["run"]["resume"]:
+        progress = _restore(parts, checkpoint.load(folder.checkpoint, task))
+    elif fabric.is_global_zero:
+        runfolder.create(folder.path)
         OmegaConf.save(cfg, folder.config)
         folder.write_json(folder.versions, snapshot(command_line()))
-    _run(parts, folder, config, progress, fresh=state is None)
+    _run(parts, folder, config, progress)
     return _finish(parts, folder, config, progress)
 
 
@@ -62,8 +67,6 @@ def evaluate(run: str) -> None:
 
 def _resumed_config(cfg: DictConfig, typed: list[str]) -> DictConfig:
     """The configuration of the run to continue; UserError if the person asks for another one."""
-    if cfg.run.dir is None:
-        raise UserError("run.resume=true: name the run with run.dir=<folder>")
     folder = RunFolder(Path(cfg.run.dir))
     saved = folder.read_config()
     if any(not word.startswith("run.") for word in typed):
@@ -91,19 +94,19 @@ def _fabric(trainer: dict[str, Any]) -> Fabric:
         fabric = Fabric(**{key: trainer[key] for key in keys})
     except Exception as error:  # Fabric raises many types for a machine that lacks what was asked for
         given = ", ".join(f"{key}={trainer[key]}" for key in keys)
-        raise UserError(f"trainer: Fabric cannot start with {given}: {' '.join(str(error).split())}") from error
+        raise UserError(f"trainer: Fabric cannot start with {given}: {one_line(error)}") from error
     return fabric
 
 
-def _prepare_folder(fabric: Fabric, cfg: DictConfig, config: dict[str, Any]) -> RunFolder:
-    """Choose and make the folder on the first process, before others start; the others learn its name."""
-    path = None
-    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":
-        path = runfolder.choose(config["run"]["dir"], config["run"]["root"], config["name"])
-        if not cfg.run.resume:
-            runfolder.create(path)
-    fabric.launch()
-    return RunFolder(Path(fabric.broadcast(path)))
+def _choose_folder(config: dict[str, Any]) -> Path | None:
+    """The run's folder, checked but not made; None on the other processes, which hear of it from the first."""
+    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0":
+        return None
+    run = config["run"]
+    path = runfolder.choose(run["dir"], run["root"], config["name"])
+    if not run["resume"]:
+        runfolder.check_new(path)
+    return path
 
 
 def _build(fabric: Fabric, config: dict[str, Any]) -> tuple[Task, Parts]:
@@ -127,6 +130,21 @@ def _build(fabric: Fabric, config: dict[str, Any]) -> tuple[Task, Parts]:
     return task, parts
 
 
+def _rehearse(parts: Parts) -> None:
+    """One loss before any work: combinations that the parts refuse only when they meet are bad input as well."""
+    states = checkpoint.random_state()
+    parts.task.eval()
+    try:
+        parts.task(*parts.task.select(epoch_order(parts, 0)[0]), progress=0.0)
+    except SolveError as error:
+        raise UserError(f"the first solve fails: {one_line(error)}") from error
+    except ValueError as error:
+        raise UserError(f"these choices do not fit together: {one_line(error)}") from error
+    finally:
+        parts.task.train()
+        checkpoint.set_random_state(states)
+
+
 def _restore(parts: Parts, state: dict[str, Any]) -> Progress:
     parts.task.load_state_dict(state["model"])
     parts.optimizer.load_state_dict(state["optimizer"])
@@ -145,7 +163,7 @@ def _save(parts: Parts, folder: RunFolder, progress: Progress) -> None:
             {
                 "model": parts.task.state_dict(),
                 "optimizer": parts.optimizer.state_dict(),
-                "schedule": {key: value for key, value in parts.schedule.state_dict().items() if key != "lr_lambdas"},
+                "schedule": parts.schedule.state_dict(),
                 "averaged": parts.averaged.state_dict(),
                 "random": states,
                 "progress": dict(vars(progress)),
@@ -162,8 +180,8 @@ def _all_random_states(fabric: Fabric) -> list[dict[str, Any]]:
     return states
 
 
-def _run(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: Progress, fresh: bool) -> None:
-    main = parts.fabric.is_global_zero
+def _run(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: Progress) -> None:
+    main, fresh = parts.fabric.is_global_zero, not config["run"]["resume"]
     board = folder.path / "tensorboard" if config["run"]["tensorboard"] else None
     log = MetricsLog(folder.metrics, None if fresh else progress.step, board) if main else None
     trainer = config["trainer"]

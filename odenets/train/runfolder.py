@@ -52,14 +52,28 @@ def choose(directory: str | None, root: str, name: str) -> Path:
     return path
 
 
-def create(path: Path) -> RunFolder:
-    """Make a new run folder; UserError if it holds something already or cannot be written."""
-    if path.is_dir() and any(path.iterdir()):
+def check_new(path: Path) -> None:
+    """UserError if `path` holds something already or cannot be made; changes nothing."""
+    try:
+        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:
+        raise _cannot(path, "look into this folder", error) from error
+    if taken:
         raise UserError(f"{path}: already holds a run; continue it with run.resume=true, or choose another run.dir")
+    parent = path.absolute()
+    while not os.path.lexists(parent):
+        parent = parent.parent
+    if not parent.is_dir():
+        raise UserError(f"run.dir={path}: cannot make this folder: {parent} is not a folder; choose another run.dir")
+    check_writable(parent)
+
+
+def create(path: Path) -> RunFolder:
+    """Make a new run folder that `check_new` found possible."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"run.dir={path}: cannot make this folder: {error.strerror}; choose another run.dir") from error
+        raise _cannot(path, "make this folder", error) from error
     check_writable(path)
     return RunFolder(path)
 
@@ -70,7 +84,11 @@ def check_writable(path: Path) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise UserError(f"run.dir={path}: cannot write here: {os.strerror(error.errno or 0)}; choose another run.dir") from error
+        raise _cannot(path, "write here", error) from error
+
+
+def _cannot(path: Path, what: str, error: OSError) -> UserError:
+    return UserError(f"run.dir={path}: cannot {what}: {os.strerror(error.errno or 0)}; choose another run.dir")
 
 
 def differences(saved: Any, wanted: Any, path: str = "") -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from odenets.errors import Interrupted, TrainingStopped
 from odenets.train.ema import Averaged
-from odenets.train.loop import Hooks, Parts, Progress, fit, steps_per_epoch
+from odenets.train.loop import Hooks, Parts, Progress, epoch_order, fit, steps_per_epoch
 from odenets.train.task import Task
 
 
@@ -115,10 +115,8 @@ def test_a_signal_saves_after_the_step_and_stops():
 
 
 def test_the_order_of_the_data_depends_on_seed_and_epoch_only():
-    from odenets.train.loop import _order
-
     first = parts(Parabola())
     assert steps_per_epoch(first) == 4
-    orders = [torch.cat(_order(first, epoch)).tolist() for epoch in range(6)]
-    assert orders == [torch.cat(_order(parts(Parabola()), epoch)).tolist() for epoch in range(6)]
+    orders = [torch.cat(epoch_order(first, epoch)).tolist() for epoch in range(6)]
+    assert orders == [torch.cat(epoch_order(parts(Parabola()), epoch)).tolist() for epoch in range(6)]
     assert len({tuple(order) for order in orders}) > 1

@@ -42,14 +42,19 @@ def user_configs(tmp_path: Path) -> Path:
         (["experiment=digits", "trainer.devices=64", "trainer.accelerator=gpu"], ["trainer", "accelerator=gpu"]),
         (["experiment=digits", "data=lynx_hare"], ["image_classification", "data=digits", "Series"]),
         (["-m", "experiment=digits,digitz"], ["experiment=digitz", "did you mean 'digits'"]),
-        (["experiment=digits", "model=neural_ode", "solver.rtol=abc", "solver=dopri5"], ["solver.rtol", "number", "'abc'"]),
+        (
+            ["experiment=digits", "model=neural_ode", "solver.rtol=abc", "solver=dopri5"],
+            ["solver.rtol", "number", "'abc'"],
+        ),
         (["experiment=digits", "model=neural_ode", "solver.steps=4"], ["solver", "exclusive", "steps", "step_size"]),
         (["experiment=digits", "model=neural_ode", "solver=scipy"], ["Scipy", "gradient='adjoint'"]),
         (["experiment=digits", "field=mlp"], ["MLP expects x"]),
         (["run.resume=true"], ["run.dir=<folder>"]),
     ],
 )
-def test_bad_input_is_one_line_that_names_the_fix(refused: Refused, arguments: list[str], says: list[str], tmp_path: Path):
+def test_bad_input_is_one_line_that_names_the_fix(
+    refused: Refused, arguments: list[str], says: list[str], tmp_path: Path
+):
     line = refused("train", *arguments, f"run.root={tmp_path}/runs")
     for words in says:
         assert words in line

@@ -64,6 +64,18 @@ def check_targets(config: Mapping[str, Any], allow: Sequence[str] = ()) -> None:
         _check_arguments(target, node, path)
 
 
+def unused_groups(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
+    """Groups that the person typed overrides for and that the chosen task does not refer to, however indirectly."""
+    used, queue = set(), ["task"]
+    while queue:
+        group = queue.pop()
+        used.add(group)
+        text = str(OmegaConf.to_container(cfg)[group])  # type: ignore[index, call-overload]
+        queue += [name for name in re.findall(r"\$\{(\w+)[.}]", text) if name in cfg and name not in used]
+    named = {re.split(r"[.=@]", word.lstrip("+~"))[0] for word in typed}
+    return sorted(named & {"model", "field", "block", "solver", "gradient"} - used)
+
+
 @contextlib.contextmanager
 def group_names(cfg: DictConfig) -> Iterator[None]:
     """Inside, errors name a place as it is typed: `model.N` for what `task.network.flow` took in by `${model}`."""

@@ -50,7 +50,7 @@ def _missing_config(error: MissingConfigException, config_dir: str | None) -> st
     group, _, name = str(error.missing_cfg_file).rpartition("/")
     if not group:
         return f"{name}: no such config group; {did_you_mean(name, groups(config_dir))}"
-    options = error.options or groups(config_dir).get(group, ())
+    options = list(error.options or groups(config_dir).get(group, []))
     hint = did_you_mean(name, options)
     listed = f" (options: {', '.join(sorted(options))})" if "did you mean" in hint else f"; {hint}"
     return f"{group}={name}: no such option{'; ' + hint if 'did you mean' in hint else ''}{listed}"

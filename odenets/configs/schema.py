@@ -96,10 +96,10 @@ def refuse_extras(cfg: DictConfig) -> None:
     for path, schema in TYPED.items():
         known = {f.name for f in dataclasses.fields(schema)}
         node = cfg[path] if path else cfg
-        for key in node:
+        for key in map(str, node):
             if key not in known:
-                full = f"{path}.{key}" if path else str(key)
-                raise UserError(f"{full}: no such key; {did_you_mean(str(key), known)}")
+                full = f"{path}.{key}" if path else key
+                raise UserError(f"{full}: no such key; {did_you_mean(key, known)}")
 
 
 def check_values(cfg: DictConfig) -> None:

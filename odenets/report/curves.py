@@ -11,28 +11,35 @@ LEFT_OUT = ("epoch", "step", "seconds", "lr")
 
 
 def plot(path: Path, metrics: Path, name: str) -> Path:
-    """Losses on the left (log scale), the other measures on the right, over epochs."""
+    """The losses in one panel (log scale) and every other measure in a panel of its own, over epochs."""
     with open(metrics, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    columns = [key for key in (rows[0] if rows else {}) if key not in LEFT_OUT]
+    columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in LEFT_OUT]
     losses = [key for key in columns if "loss" in key]
-    others = [key for key in columns if key not in losses]
-    figure = new_figure(9.0, 3.6)
+    panels = [losses, *([key] for key in columns if key not in losses)]
+    figure = new_figure(1.0 + 3.6 * len(panels), 3.4)
     figure.suptitle(f"{name}: training")
-    axes = figure.subplots(1, 2 if others else 1, squeeze=False)[0]
-    _panel(axes[0], rows, losses, "loss")
-    axes[0].set_yscale("log")
-    if others:
-        percent = all("accuracy" in key for key in others)
-        _panel(axes[1], rows, others, "accuracy (%)" if percent else "measure", 100 if percent else 1)
+    for axes, keys in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        _panel(axes, rows, keys)
     return write(figure, path)
 
 
-def _panel(axes: Axes, rows: list[dict[str, str]], keys: list[str], label: str, factor: float = 1) -> None:
+def _panel(axes: Axes, rows: list[dict[str, str]], keys: list[str]) -> None:
+    percent = "accuracy" in keys[0]
     for key, colour in zip(keys, COLOURS):
-        points = [(float(row["epoch"]), factor * float(row[key])) for row in rows if row.get(key)]
-        axes.plot(*zip(*points), color=colour, label=key.replace("_", " "), marker="." if len(points) < 3 else "")
+        points = [(float(row["epoch"]), (100 if percent else 1) * float(row[key])) for row in rows if row.get(key)]
+        axes.plot(*zip(*points), color=colour, label=label(key), marker="." if len(points) < 3 else "")
     axes.set_xlabel("epoch")
-    axes.set_ylabel(label)
-    axes.legend(frameon=False)
+    if "loss" in keys[0]:
+        axes.set_yscale("log")
+        axes.set_ylabel("loss")
+        axes.legend(frameon=False)
+    else:
+        axes.set_ylabel(label(keys[0]) + (" (%)" if percent else ""))
     tidy(axes)
+
+
+def label(key: str) -> str:
+    """A column's name as a person reads it."""
+    name, _, unit = key.partition("_in_")
+    return name.replace("_", " ") + (f" ({unit.replace('_', ' ')})" if unit else "")

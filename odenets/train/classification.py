@@ -37,9 +37,7 @@ class Classification(Task):
         permutation = torch.randperm(n, generator=generator)
         per_step = min(batch_size * world, n)
         # the remainder is left out of this epoch: another one in each, and every rank takes as many steps
-        return [
-            permutation[start + rank : start + per_step : world] for start in range(0, n - per_step + 1, per_step)
-        ]
+        return [permutation[start + rank : start + per_step : world] for start in range(0, n - per_step + 1, per_step)]
 
     def select(self, index: Tensor) -> tuple[Tensor, ...]:
         index = index.to(self.data.train_x.device)

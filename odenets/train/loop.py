@@ -124,7 +124,9 @@ def _step(parts: Parts, index: Tensor, progress: Progress, total: int) -> float:
     )
     # With fp16 the gradient scaler skips steps that overflow: that is its way of working, not a failure.
     if parts.trainer["precision"] != "16-mixed" and norm is not None and not math.isfinite(float(norm)):
-        raise TrainingStopped(_cause(f"the gradient became {float(norm)} at a finite loss of {value:.4g}", parts, progress))
+        raise TrainingStopped(
+            _cause(f"the gradient became {float(norm)} at a finite loss of {value:.4g}", parts, progress)
+        )
     parts.optimizer.step()
     parts.schedule.step()
     parts.averaged.update(progress.step + 1)
@@ -147,7 +149,9 @@ def _measure(parts: Parts, progress: Progress, epoch: int, lr: float) -> tuple[d
 
 def _cause(what: str, parts: Parts, progress: Progress) -> str:
     bad = [name for name, p in parts.task.named_parameters() if not bool(p.detach().isfinite().all())]
-    weights = f"weights not finite either, first {bad[0]}" if bad else "weights still finite: the flow itself overflowed"
+    weights = (
+        f"weights not finite either, first {bad[0]}" if bad else "weights still finite: the flow itself overflowed"
+    )
     mean = f"{progress.loss_sum / progress.loss_count:.4g}" if progress.loss_count else "none yet"
     lr = parts.optimizer.param_groups[0]["lr"]
     return f"{what} at step {progress.step + 1} ({weights}; mean loss before {mean}; lr {lr:.3g})"

@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
 
-from odenets.configs.build import check_targets, group_names, instantiate, plain
+from odenets.configs.build import check_targets, group_names, instantiate, plain, unused_groups
 from odenets.errors import Interrupted, TrainingStopped, UserError, one_line
 from odenets.report import curves, table
 from odenets.solvers import SolveError
@@ -36,10 +36,12 @@ def train(cfg: DictConfig, typed: list[str]) -> float:
     path = _choose_folder(config)  # with its checks, before anything slow
     fabric = _fabric(config["trainer"])
     fabric.launch()
-    folder = RunFolder(Path(fabric.broadcast(path)))
+    folder = RunFolder(Path(str(fabric.broadcast(path))))
     with group_names(cfg):
         task, parts = _build(fabric, config)
     _rehearse(parts)
+    if fabric.is_global_zero:
+        table.note_unused(unused_groups(cfg, typed))
     progress = Progress()
     if config["run"]["resume"]:
         progress = _restore(parts, checkpoint.load(folder.checkpoint, task))
@@ -124,9 +126,7 @@ def _build(fabric: Fabric, config: dict[str, Any]) -> tuple[Task, Parts]:
     averaged = Averaged(task, trainer["ema"])
     parts = Parts(fabric, task, module, wrapped, None, averaged, config["seed"], trainer)
     total = steps_per_epoch(parts) * trainer["epochs"]
-    parts.schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, factor(trainer["schedule"], total, trainer["warmup"])
-    )
+    parts.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor(trainer["schedule"], total, trainer["warmup"]))
     return task, parts
 
 

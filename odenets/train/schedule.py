@@ -11,7 +11,9 @@ def factor(kind: str, total: int, warmup: float) -> Callable[[int], float]:
         return lambda step: 1.0
     if kind == "cosine":
         first = round(warmup * total)
-        return lambda step: (step + 1) / (first + 1) if step < first else _between(1.0, 0.0, (step - first) / max(1, total - first))
+        return lambda step: (
+            (step + 1) / (first + 1) if step < first else _between(1.0, 0.0, (step - first) / max(1, total - first))
+        )
     if kind == "one_cycle":
         top = max(1, round((warmup or 0.3) * total))
         return lambda step: (

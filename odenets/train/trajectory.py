@@ -25,7 +25,7 @@ class TrajectoryFit(Task):
     `growth` is the fraction of the run in which the horizon grows from `first_horizon` points to all of them.
     """
 
-    headline = ("log_rmse", "r2")
+    headline = ("log_rmse", "log_r2")
 
     def __init__(
         self,
@@ -54,7 +54,9 @@ class TrajectoryFit(Task):
         if not isinstance(data, Series):
             raise UserError(f"task=trajectory needs a series such as data=lynx_hare, got {type(data).__name__}")
         if data.values.shape[1] != self.initial.shape[1]:
-            raise UserError(f"task.dim: expected {data.values.shape[1]}, the data's dimension, got {self.initial.shape[1]}")
+            raise UserError(
+                f"task.dim: expected {data.values.shape[1]}, the data's dimension, got {self.initial.shape[1]}"
+            )
         self.data = data
         self.log_values = data.values.log()  # [T, d]
         self.mean, self.spread = self.log_values.mean(0), self.log_values.std(0)
@@ -93,7 +95,11 @@ class TrajectoryFit(Task):
         error = fitted - self.log_values
         r2 = 1 - error.square().sum() / (self.log_values - self.log_values.mean(0)).square().sum()
         rmse = (fitted.exp() - self.data.values).square().mean().sqrt()
-        return {"log_rmse": float(error.square().mean().sqrt()), "r2": float(r2), "rmse_thousands": float(rmse)}
+        return {
+            "log_rmse": float(error.square().mean().sqrt()),
+            "log_r2": float(r2),
+            f"rmse_in_{self.data.unit.replace(' ', '_')}": float(rmse),
+        }
 
     @torch.no_grad()
     def plot(self, folder: Path) -> list[Path]:

@@ -22,7 +22,6 @@ class Parabola(Task):
 
     def __init__(self, poison: dict[int, float] | None = None, steep: bool = False) -> None:
         super().__init__()
-        self.network = nn.Linear(1, 1)
         self.w = nn.Parameter(torch.zeros(()))
         self.poison = poison or {}
         self.steep = steep
@@ -38,7 +37,7 @@ class Parabola(Task):
 
     def forward(self, progress: float) -> Tensor:
         self.calls += 1
-        loss = (self.w - 3.0).square() + 0.0 * self.network.weight.sum()
+        loss = (self.w - 3.0).square()
         if self.steep:  # finite at 0 with an infinite slope
             return (self.w * 0.0).sqrt() + loss
         return loss * self.poison.get(self.calls - 1, 1.0)

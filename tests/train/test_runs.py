@@ -75,7 +75,9 @@ def test_resuming_or_evaluating_another_models_weights_is_refused(
     assert "weights of another model" in refused("evaluate", f"run={tiny_run}")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(cli: Cli, tiny: tuple[str, ...], tmp_path: Path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
+    cli: Cli, tiny: tuple[str, ...], tmp_path: Path
+):
     folder = tmp_path / "run"
     outcome = cli("train", *tiny, "optimizer=sgd", "optimizer.lr=1e30", "trainer.clip_norm=null", f"run.dir={folder}")
     assert outcome.code == 1

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # two cores: one thread per worker keeps results repeatable and the suite fast
 
 # One small block, no plots: about a second a run.
 TINY = (

@@ -26,7 +26,7 @@ def run_hydra(overrides: list[str]) -> None:
     command = [sys.argv[0], "train"]
     with _argv([sys.argv[0], *overrides]), _full_errors():
         try:
-            hydra.main(version_base="1.3", config_path=".", config_name="train")(_Task(command, config_dir))()
+            hydra.main(version_base="1.3", config_path=".", config_name="train")(_Task(command, overrides, config_dir))()
         except _Outcome as outcome:
             raise outcome.error from outcome.error.__cause__
         except CONFIG_ERRORS as error:
@@ -46,8 +46,9 @@ class _Task:
 
     __module__ = "odenets.configs.compose"  # Hydra finds the config folder through it
 
-    def __init__(self, command: list[str], config_dir: str | None) -> None:
+    def __init__(self, command: list[str], words: list[str], config_dir: str | None) -> None:
         self.command = command
+        self.words = words  # as typed, a swept key with all its values
         self.config_dir = config_dir
         self.__name__ = self.__qualname__ = "train"
 
@@ -70,17 +71,18 @@ class _Task:
             options = ", ".join(groups(self.config_dir).get("experiment", ()))
             raise UserError(f"choose an experiment: odenets train experiment=<one of {options}>")
         if job.mode == RunMode.MULTIRUN and cfg.run.dir is None:
-            cfg.run.dir = os.path.join(job.sweep.dir, _job_folder(job.job.num, job.job.override_dirname))
+            cfg.run.dir = os.path.join(job.sweep.dir, _job_folder(job.job.num, [word for word in typed if word not in self.words]))
         from odenets.train.main import train  # torch and Fabric load here, after every cheap check
 
         # Fabric starts its other processes by running sys.argv again: give them this job, not the sweep.
-        again = [*self.command, *typed, *(["--config-dir", self.config_dir] if self.config_dir else [])]
+        where = [f"run.dir={cfg.run.dir}"] if job.mode == RunMode.MULTIRUN else []
+        again = [*self.command, *typed, *where, *(["--config-dir", self.config_dir] if self.config_dir else [])]
         with _argv(again), _outside_hydra():
             return train(cfg, typed)
 
 
-def _job_folder(number: int, overrides: str) -> str:
-    safe = "".join(c if c.isalnum() or c in "=.,-_" else "-" for c in overrides)
+def _job_folder(number: int, swept: list[str]) -> str:
+    safe = "".join(c if c.isalnum() or c in "=.,-_" else "-" for c in ",".join(swept))
     return f"{number}_{safe}"[:120]
 
 

@@ -21,6 +21,8 @@ from .step import StepSize, add_scaled, error_ratio, runge_kutta_step, weighted_
 
 _LOWEST = 4
 HIGHEST_ORDER = 12
+# explicit formulas of high order are hardly stable: at order 12 even h * lambda = 0.01 blows up
+DEFAULT_ORDER = {"explicit_adams": 5, "implicit_adams": 12}
 
 
 def adams_weights(nodes: Tensor) -> Tensor:
@@ -97,7 +99,7 @@ class AdamsIntegrator(FixedIntegrator):
             y1 = self._predict(h, n)
             if self.implicit:
                 y1 = self._correct(y1, times[-1], h, n)
-        slope = (y1 - self.y) / h
+        slope = (y1 - self.y) / (h.to(y1.dtype) if isinstance(h, Tensor) else h)
         return y1, [slope] if len(self.coefficients) == 1 else [slope, f0], self.coefficients
 
     def _predict(self, h: StepSize, n: int) -> Tensor:

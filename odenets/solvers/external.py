@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import Status
+from .errors import InputError, Status
 from .field import FlatField
 from .integrator import Integrator, Step
 
@@ -20,10 +20,10 @@ class _WholeInterval(Integrator):
         self.field = field
 
     def aim(self, ts: Tensor | None) -> None:
-        raise NotImplementedError(f"{type(self).__name__} has no steps to look at: no events, no dense output.")
+        raise InputError("this solver does not show its steps: no events and no dense output.")
 
     def step(self) -> Step | None:
-        return self.aim(None)
+        raise InputError("this solver does not show its steps: no events and no dense output.")
 
     def jump(self, y: Tensor) -> None:
         self.y = y

@@ -127,6 +127,7 @@ def _check_combination(
 
 
 def _parameters(field: Any, args: tuple[Any, ...], params: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
+    found: list[Tensor]
     if params is None:
         found = list(field.parameters()) if isinstance(field, nn.Module) else []
         found += [leaf for leaf in torch.utils._pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
@@ -209,8 +210,8 @@ def start_backward(
     if isinstance(solver, (FixedStep, Adams)) and solver.steps is not None:
         backward = dataclasses.replace(solver, steps=None, step_size=abs(span) / solver.steps)
     if isinstance(solver, Adaptive):
-        strictest = {name: _smallest(getattr(solver, name)) for name in ("rtol", "atol")}
-        backward = dataclasses.replace(solver, norm=norm, **strictest)
+        rtol, atol = _smallest(solver.rtol), _smallest(solver.atol)
+        backward = dataclasses.replace(solver, norm=norm, rtol=rtol, atol=atol)
     return backward.start(_Flat(function, layout), t, state, direction)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .adams import HIGHEST_ORDER, AdamsIntegrator
+from .adams import DEFAULT_ORDER, AdamsIntegrator
 from .adaptive import AdaptiveIntegrator
 from .controller import PIDController
 from .errors import InputError
@@ -31,7 +31,7 @@ from .methods.rk4 import RK4_38
 from .norms import Norm, rms_norm_per_sample, state_norm
 from .state import StateLayout
 
-ADAMS_METHODS = ("explicit_adams", "implicit_adams")
+ADAMS_METHODS = tuple(DEFAULT_ORDER)
 ADAPTIVE_METHODS = tuple(name for name, tableau in TABLEAUS.items() if tableau.adaptive)
 METHODS = (*TABLEAUS, *ADAMS_METHODS, "scipy_solver", "torchdiffeq")
 Tolerance = float | Tensor | tuple[float, ...]
@@ -154,7 +154,8 @@ class Adams:
 
     Args:
         method: "explicit_adams" (Adams-Bashforth) or "implicit_adams" (Adams-Bashforth-Moulton).
-        max_order: order reached once there is enough history, 1 to 12.
+        max_order: order reached once there is enough history, 1 to 12; None is 5 for the explicit method, whose higher
+            orders are hardly stable, and 12 for the implicit one.
         max_iters: corrector iterations at most (implicit only), until the change is below rtol, atol.
 
     The other arguments are those of `FixedStep`.
@@ -166,7 +167,7 @@ class Adams:
     grid_constructor: Callable[..., Tensor] | None = None
     interpolation: str = "dense"
     perturb: bool = False
-    max_order: int = HIGHEST_ORDER
+    max_order: int | None = None
     max_iters: int = 4
     rtol: Any = 1e-3
     atol: Any = 1e-4
@@ -179,8 +180,9 @@ class Adams:
         self, flat: FlatField, t0: Tensor, y0: Tensor, direction: float, callbacks: Callbacks | None = None
     ) -> Integrator:
         rtol, atol = (tolerance(name, getattr(self, name), flat.layout, y0) for name in ("rtol", "atol"))
+        max_order = DEFAULT_ORDER[self.method] if self.max_order is None else self.max_order
         return AdamsIntegrator(
-            flat, RK4_38, t0, y0, direction, callbacks=callbacks, max_order=self.max_order, max_iters=self.max_iters,
+            flat, RK4_38, t0, y0, direction, callbacks=callbacks, max_order=max_order, max_iters=self.max_iters,
             implicit=self.method == "implicit_adams", rtol=rtol, atol=atol, **_grid_arguments(self),
         )  # fmt: skip
 

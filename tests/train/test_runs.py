@@ -90,8 +90,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
 def test_a_sweep_runs_every_combination_in_its_own_folder(cli: Cli, tiny: tuple[str, ...], tmp_path: Path):
     outcome = cli("train", "-m", *tiny, "trainer.epochs=1", "seed=0,1", f"run.root={tmp_path}")
     assert outcome.code == 0
-    seeds = sorted(OmegaConf.load(path).seed for path in tmp_path.glob("sweeps/*/*/config.yaml"))
-    assert seeds == [0, 1]
+    seeds = {path.parent.name: OmegaConf.load(path).seed for path in tmp_path.glob("sweeps/*/*/config.yaml")}
+    assert seeds == {"0_seed=0": 0, "1_seed=1": 1}
 
 
 def test_the_seed_decides_the_weights(cli: Cli, tiny: tuple[str, ...], tiny_run: Path, tmp_path: Path):

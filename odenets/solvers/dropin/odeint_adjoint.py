@@ -64,7 +64,10 @@ def odeint_adjoint(
     if adjoint_options is None:
         adjoint_options = {name: value for name, value in (options or {}).items() if name != "norm"}
     backward_options = dict(adjoint_options)
-    params = _wanted(find_parameters(func) if adjoint_params is None else adjoint_params, backward_options)
+    if adjoint_params is None:
+        assert isinstance(func, nn.Module)
+        adjoint_params = find_parameters(func)
+    params = _wanted(adjoint_params, backward_options)
     backward_options["norm"] = _backward_norm(backward_options.get("norm"), problem)
     solver, _ = read_solver(
         (method if adjoint_method is None else adjoint_method) or "dopri5",

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adams import HIGHEST_ORDER
 from ..controller import PIDController
 from ..errors import InputError, InputTypeError
 from ..field import FlatField
@@ -138,7 +137,7 @@ def read_solver(method: str, rtol: Any, atol: Any, options: dict[str, Any]) -> t
         _warn_unused(method, options, _STEP_OPTIONS | {"max_order", "max_iters", "implicit"})
         implicit = options.get("implicit", ADAMS[method])
         name = "implicit_adams" if implicit else "explicit_adams"
-        order, iterations = int(options.get("max_order", HIGHEST_ORDER)), int(options.get("max_iters", 4))
+        order, iterations = options.get("max_order"), int(options.get("max_iters", 4))
         return Adams(name, **grid, max_order=order, max_iters=iterations, rtol=rtol, atol=atol), options.get("norm")
     _warn_unused(method, options, _STEP_OPTIONS)
     return FixedStep(FIXED[method], **grid), options.get("norm")

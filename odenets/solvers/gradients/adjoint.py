@@ -153,7 +153,7 @@ class _AugmentedField:
             if slope.requires_grad:
                 found = torch.autograd.grad(slope, inputs, -adj_y, allow_unused=True)
             else:
-                found = (None,) * len(inputs)
+                found = tuple(torch.zeros_like(x) for x in inputs)
         gradients = [torch.zeros_like(x) if g is None else g for g, x in zip(found, inputs)]
         if not self.times_need_grad:
             gradients.insert(0, torch.zeros_like(t))

@@ -1,8 +1,8 @@
 """Prince and Dormand's pair of order 8(7), RK8(7)13M (J. Comp. Appl. Math. 7, 1981), made first same as last by a
 fourteenth stage at the new state.
 
-Its dense output is the sixth-degree continuous extension over the same fourteen stages whose midpoint torchdiffeq
-uses inside a quartic; using it whole keeps more of the method's order between the steps.
+Its dense output is the sixth-degree continuous extension over the same fourteen stages, of order 5 (the tests check
+its order conditions), whose midpoint torchdiffeq uses inside a quartic.
 """
 
 from ..tableau import ButcherTableau

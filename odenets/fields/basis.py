@@ -57,7 +57,8 @@ class Piecewise(Basis):
     """B_j = 1 on [jT/size, (j+1)T/size), else 0; the first and last piece extend beyond [0, T].
 
     Discontinuous at `jump_times`, and from the right: at a jump time the new weights hold. A solver that steps across
-    a jump drops to order 1: give the times to an adaptive one, or make fixed steps end on them.
+    a jump drops to order 1: give the times to an adaptive one (`jump_t`; `NeuralODE` does), or let fixed steps end on
+    them, with `FixedStep(..., perturb=True)` so that the last stage of a step still sees the weights before the jump.
     """
 
     def __init__(self, size: int, T: float = 1.0):

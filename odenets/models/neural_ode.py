@@ -1,12 +1,12 @@
 """A neural ODE: a vector field and the way it is integrated and differentiated."""
 
+import dataclasses
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import odenets.solvers as solvers
+from odenets.solvers import Adaptive, Solver, Stats, resolve_solver, solve
 
 OUTPUTS = ("end", "trajectory")
 
@@ -16,36 +16,46 @@ class NeuralODE(nn.Module):
 
     Args:
         field: a vector field `f(t, x) -> dx/dt`.
-        solver: the name of a method ("dopri5", "rk4") or a solver object such as `FixedStep("rk4", steps=8)`.
-        gradient: how the solve is differentiated: "autograd" or another name of `odenets.solvers`.
+        solver: the name of a method ("dopri5", "rk4") or a solver such as `FixedStep("rk4", steps=8)`. An `Adaptive`
+            one with a common clock and no jump times of its own is given the field's `jump_times`, where it has any.
+        gradient: how the solve is differentiated, a name that `odenets.solvers.solve` knows.
         t0, t1: the time interval when `forward` is given no times; t1 < t0 integrates backward.
         output: "end": the state at the last time; "trajectory": the states at all times.
 
+    Attributes:
+        last_stats: evaluations and steps of the latest solve (`Stats`), None before; under gradient="adjoint" its
+            backward counts are filled in by the backward pass.
+
     Raises:
-        ValueError: unknown `output`, or t0 and t1 equal or not finite.
+        ValueError: unknown `output` or solver, t0 and t1 equal or not finite, or a field that is not a module.
     """
 
     def __init__(
         self,
         field: nn.Module,
-        solver: Any = "dopri5",
+        solver: Solver | str = "dopri5",
         gradient: str = "autograd",
         t0: float = 0.0,
         t1: float = 1.0,
         output: str = "end",
     ):
         super().__init__()
+        if not isinstance(field, nn.Module):
+            raise ValueError(
+                f"NeuralODE expects its field as an nn.Module, got {type(field).__name__}; "
+                "in a plain function the solver cannot find the parameters to differentiate"
+            )
         if output not in OUTPUTS:
             raise ValueError(f"output= takes one of {OUTPUTS}, got {output!r}")
         if not (math.isfinite(t0) and math.isfinite(t1)) or t0 == t1:
             raise ValueError(f"NeuralODE expects two different finite times, got t0={t0}, t1={t1}")
         self.field = field
-        self.solver = solver
+        self.solver = _stopping_at_jumps(resolve_solver(solver), getattr(field, "jump_times", ()))
         self.gradient = gradient
         self.t0 = t0
         self.t1 = t1
         self.output = output
-        self.last_stats: Any = None
+        self.last_stats: Stats | None = None
 
     def forward(self, x: Tensor, ts: Tensor | None = None) -> Tensor:
         """x of any shape the field takes, the state at ts[0]; ts [T] monotone, or None for (t0, t1).
@@ -53,14 +63,30 @@ class NeuralODE(nn.Module):
         Returns the state at ts[-1] with x's shape, or with output="trajectory" the states [T, *x.shape].
         """
         if ts is None:
-            # Filled on the device: a tensor made from Python numbers would be copied there.
-            dtype = torch.promote_types(x.dtype, torch.float32)
-            ts = torch.linspace(self.t0, self.t1, 2, dtype=dtype, device=x.device)
-        solution = solvers.solve(self.field, x, ts, solver=self.solver, gradient=self.gradient)  # type: ignore[attr-defined]
+            # The solvers' own precision: rounded to float32, t1 = 0.7 would be off by 1e-8.
+            ts = torch.tensor([self.t0, self.t1], dtype=torch.float64, device=x.device)
+        solution = solve(self.field, x, ts, solver=self.solver, gradient=self.gradient)
         self.last_stats = solution.stats
         return solution.ys[-1] if self.output == "end" else solution.ys
 
     def extra_repr(self) -> str:
-        return (
-            f"t=({self.t0:g}, {self.t1:g}), solver={self.solver!r}, gradient={self.gradient!r}, output={self.output!r}"
-        )
+        # Only the settings that differ from their defaults: a solver has a dozen.
+        changed = [
+            f"{f.name}={getattr(self.solver, f.name)!r}"
+            for f in dataclasses.fields(self.solver)
+            if f.name == "method" or not _is_default(f, getattr(self.solver, f.name))
+        ]
+        solver = f"{type(self.solver).__name__}({', '.join(changed)})"
+        return f"t=({self.t0:g}, {self.t1:g}), solver={solver}, gradient={self.gradient!r}, output={self.output!r}"
+
+
+def _stopping_at_jumps(solver: Solver, jump_times: tuple[float, ...]) -> Solver:
+    if not jump_times or not isinstance(solver, Adaptive) or solver.per_sample or solver.jump_t is not None:
+        return solver
+    return dataclasses.replace(solver, jump_t=jump_times)
+
+
+def _is_default(field: dataclasses.Field, value: object) -> bool:
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    # A tensor of tolerances has no truth value to compare by; it is never a default.
+    return not isinstance(value, Tensor) and value == default

@@ -1,6 +1,7 @@
 """What every vector field must do, whatever it computes. A new field is one more entry in FIELDS."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -21,22 +22,29 @@ SYSTEMS: tuple[type[System], ...] = (
     fields.VanDerPol,
 )
 
-# name -> (a field, the shape of one batch of states)
-FIELDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    **{f"mlp-{time}": (lambda time=time: fields.MLP(3, 8, time=time), (5, 3)) for time in TIMES},
-    "mlp-sequence": (lambda: fields.MLP(3, 8, time="modulate"), (5, 4, 3)),
-    **{f"conv-{time}": (lambda time=time: fields.Conv(4, 6, time=time, norm="group"), (5, 4, 6, 7)) for time in TIMES},
-    **{
-        f"attention-{time}": (lambda time=time: fields.Attention(6, 2, causal=True, time=time), (5, 4, 6))
-        for time in TIMES
-    },
-    "attention-explicit": (lambda: fields.Attention(6, 2, causal=True, fused=False), (5, 4, 6)),
+Entry = tuple[Callable[[], nn.Module], tuple[int, ...]]
+
+
+def mlp() -> nn.Module:
+    return fields.MLP(3, 8)
+
+
+# name -> (makes a field, the shape of one batch of states)
+FIELDS: dict[str, Entry] = {
+    "mlp-sequence": (partial(fields.MLP, 3, 8, time="modulate"), (5, 4, 3)),
+    "attention-explicit": (partial(fields.Attention, 6, 2, causal=True, fused=False), (5, 4, 6)),
     "autonomous": (lambda: fields.Autonomous(nn.Linear(3, 3)), (5, 3)),
-    **{f"{b}-mlp": (lambda b=b, n=n: fields.TimeVarying(lambda: fields.MLP(3, 8), b, n), (5, 3)) for b, n in BASES},
-    "spline-conv": (lambda: fields.TimeVarying(lambda: fields.Conv(4, norm="group"), "spline", 4), (5, 4, 6, 7)),
-    **{s.__name__: (lambda s=s: s(), (5, len(s.names))) for s in SYSTEMS},
-    **{f"{s.__name__}-learnable": (lambda s=s: s(learnable=True), (5, 2, len(s.names))) for s in SYSTEMS},
+    "spline-conv": (lambda: fields.TimeVarying(fields.Conv(4, norm="group"), "spline", 4), (5, 4, 6, 7)),
 }
+for time in TIMES:
+    FIELDS[f"mlp-{time}"] = (partial(fields.MLP, 3, 8, time=time), (5, 3))
+    FIELDS[f"conv-{time}"] = (partial(fields.Conv, 4, 6, time=time, norm="group"), (5, 4, 6, 7))
+    FIELDS[f"attention-{time}"] = (partial(fields.Attention, 6, 2, causal=True, time=time), (5, 4, 6))
+for basis, nodes in BASES:
+    FIELDS[f"{basis}-mlp"] = (partial(fields.TimeVarying, mlp, basis, nodes), (5, 3))
+for system in SYSTEMS:
+    FIELDS[system.__name__] = (system, (5, len(system.names)))
+    FIELDS[f"{system.__name__}-learnable"] = (partial(system, learnable=True), (5, 2, len(system.names)))
 
 
 def build(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, torch.Tensor]:

@@ -23,7 +23,7 @@ def test_spline_basis_equals_scipy(size, T):
 
 
 def test_spline_derivative_in_time_equals_scipy():
-    size, ts = 7, torch.linspace(0.01, 0.99, 9, dtype=torch.float64, requires_grad=True)
+    size, ts = 7, torch.linspace(0, 1, 9, dtype=torch.float64, requires_grad=True)
     knots = np.concatenate([[0] * 3, np.linspace(0, 1, size - 2), [1] * 3])
     for j in range(size):
         (slope,) = torch.autograd.grad(Spline(size).values(ts)[:, j].sum(), ts)
@@ -44,7 +44,7 @@ def test_fourier_basis_equals_numpy():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("T", "pieces", "refinement"), [(1.0, 3, 1), (0.7, 6, 7), (1.1, 7, 4), (3.3, 12, 5)])
+@pytest.mark.parametrize(("T", "pieces", "refinement"), [(1.0, 3, 1), (3.3, 12, 5), (0.7, 8, 3), (1.1, 5, 3)])
 def test_a_step_that_starts_on_a_jump_sees_the_new_piece(T, pieces, refinement, dtype):
     steps = torch.tensor(grid(T, pieces * refinement)[:-1], dtype=dtype)
     basis = Piecewise(pieces, T)

@@ -1,0 +1,36 @@
+"""Every example runs as a user would start it, and prints what it promises."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Found from a checkout too, and one thread: the suite itself runs in parallel.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+# Example -> arguments that make it short, and a number it must print with its bounds.
+EXAMPLES = {
+    "own_vector_field": ([], r"spikes .*: \[(\d+), ", 2, 3),
+    "fit_lotka_volterra": (["--steps", "60"], r"step   59   window error ([\d.]+)", 0.0, 0.15),
+    "depth_is_time": (["--epochs", "2"], r"0.250 +4 +([\d.]+)", 0.9, 1.0),
+    "compare_solvers": ([], r"Adaptive\(dopri8\) +(\S+)", 0.0, 1e-5),
+    "torchdiffeq_drop_in": ([], r"adjoint equation: (\d+) numbers", 252, 252),
+}
+
+
+def test_every_example_is_run():
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_example_prints_what_it_promises(name):
+    arguments, pattern, low, high = EXAMPLES[name]
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, env=ENVIRONMENT, check=False)
+    assert done.returncode == 0, done.stderr
+    found = re.search(pattern, done.stdout)
+    assert found, done.stdout
+    assert low <= float(found[1]) <= high, done.stdout

@@ -71,7 +71,7 @@ class _Task:
             options = ", ".join(groups(self.config_dir).get("experiment", ()))
             raise UserError(f"choose an experiment: odenets train experiment=<one of {options}>")
         if job.mode == RunMode.MULTIRUN and cfg.run.dir is None:
-            cfg.run.dir = os.path.join(job.sweep.dir, _job_folder(job.job.num, [word for word in typed if word not in self.words]))
+            cfg.run.dir = os.path.join(job.sweep.dir, _job_folder(job.job.num, _swept(typed, self.words)))
         from odenets.train.main import train  # torch and Fabric load here, after every cheap check
 
         # Fabric starts its other processes by running sys.argv again: give them this job, not the sweep.
@@ -79,6 +79,12 @@ class _Task:
         again = [*self.command, *typed, *where, *(["--config-dir", self.config_dir] if self.config_dir else [])]
         with _argv(again), _outside_hydra():
             return train(cfg, typed)
+
+
+def _swept(job: list[str], words: list[str]) -> list[str]:
+    """The overrides of one job whose keys were typed with several values."""
+    keys = {key for key, _, value in (word.partition("=") for word in words) if "," in value or "(" in value}
+    return [word for word in job if word.partition("=")[0] in keys]
 
 
 def _job_folder(number: int, swept: list[str]) -> str:

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from odenets.report.style import COLOURS, new_figure, tidy, write
 
@@ -30,6 +31,7 @@ def _panel(axes: Axes, rows: list[dict[str, str]], keys: list[str]) -> None:
         points = [(float(row["epoch"]), (100 if percent else 1) * float(row[key])) for row in rows if row.get(key)]
         axes.plot(*zip(*points), color=colour, label=label(key), marker="." if len(points) < 3 else "")
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if "loss" in keys[0]:
         axes.set_yscale("log")
         axes.set_ylabel("loss")

@@ -144,7 +144,7 @@ def _measure(parts: Parts, progress: Progress, epoch: int, lr: float) -> tuple[d
         "lr": lr,
         "train_loss": train_loss,
     }
-    return row | measures, {"loss": train_loss} | {k: measures[k] for k in parts.task.headline if k in measures}
+    return row | measures, {"train_loss": train_loss} | {key: measures[key] for key in parts.task.headline[:1]}
 
 
 def _cause(what: str, parts: Parts, progress: Progress) -> str:

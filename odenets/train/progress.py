@@ -32,5 +32,5 @@ class Bar:
 
     def update(self, epochs_done: float, latest: dict[str, float]) -> None:
         """Show how far the run is and its latest measures."""
-        text = "  ".join(f"{key.removeprefix('test_')} {value:.4g}" for key, value in latest.items())
+        text = "  ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in latest.items())
         self._progress.update(self._task, completed=int(epochs_done), latest=text)

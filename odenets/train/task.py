@@ -12,7 +12,7 @@ class Task(nn.Module, ABC):
     """A network, its data, its loss and its measures. `forward(*batch, progress)` returns the training loss."""
 
     network: nn.Module
-    headline: tuple[str, ...]  # measures for the progress bar and the table, most important first
+    headline: tuple[str, ...]  # measures, most important first; the progress bar shows the first
 
     @abstractmethod
     def attach(self, data: Any) -> None:

@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constr
 .PHONY: demo test lint types contracts pytest format bench clean
 
 demo: $(VENV)/.runtime
-	$(BIN)/odenets train experiment=digits run.timestamped=true
+	$(BIN)/odenets train experiment=digits
 
 test: lint types contracts pytest
 

@@ -1,0 +1,1 @@
+"""Training: tasks, the loop on Lightning Fabric, exact resume, run folders."""

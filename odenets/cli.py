@@ -1,0 +1,110 @@
+"""The command line: `odenets train | evaluate | list`.
+
+Nothing heavy is imported here: torch and Fabric load inside the task, so that `list`, `--help` and a typo answer at
+once. Bad input is one line on stderr and exit code 2.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from odenets.errors import Interrupted, TrainingStopped, UserError, did_you_mean
+
+HELP = """\
+odenets: a network block is one step of a numerical scheme on a flow.
+
+  odenets list                                what there is to choose from
+  odenets train experiment=digits             train; any key can follow as key=value
+  odenets train experiment=digits model=neural_ode solver=dopri5 solver.rtol=1e-4
+  odenets train run.dir=<folder> run.resume=true
+                                              go on with a run that was stopped
+  odenets train -m experiment=digits model.N=2,4,8
+                                              one run per value
+  odenets evaluate run=<folder>               measure a finished run again
+
+Options of train:
+  --config-dir <folder>    your own configs: <folder>/<group>/<option>.yaml
+  -m, --multirun           run every combination of comma-separated values
+  --cfg job [--resolve]    print the composed configuration and stop
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0 done, 1 training stopped, 2 bad input, 130 interrupted and saved."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _dispatch(arguments)
+    except UserError as error:
+        _fail(f"odenets: {error}", 2)
+    except TrainingStopped as error:
+        _fail(f"odenets: {error}", 1)
+    except (Interrupted, KeyboardInterrupt) as error:
+        _fail(f"odenets: {str(error) or 'interrupted'}", 130)
+    except BrokenPipeError:  # `odenets list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
+def _dispatch(arguments: list[str]) -> None:
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if command in ("-h", "--help", "help") or (command in COMMANDS and {"-h", "--help"} & set(rest)):
+        print(HELP, end="")
+    elif command == "--version":
+        from odenets import __version__
+
+        print(f"odenets {__version__}")
+    elif command in COMMANDS:
+        COMMANDS[command](rest)
+    else:
+        raise UserError(f"'{command}': no such command; {did_you_mean(command, COMMANDS)} (see odenets --help)")
+
+
+def _train(overrides: list[str]) -> None:
+    from odenets.configs.compose import run_hydra
+
+    run_hydra(overrides)
+
+
+def _evaluate(arguments: list[str]) -> None:
+    values = dict(_pair(argument, "run") for argument in arguments)
+    if "run" not in values:
+        raise UserError("evaluate: expected run=<folder>, for example odenets evaluate run=runs/digits/<timestamp>")
+    from odenets.train.main import evaluate
+
+    evaluate(values["run"])
+
+
+def _list(arguments: list[str]) -> None:
+    config_dir = None
+    if arguments[:1] == ["--config-dir"] and len(arguments) == 2:
+        config_dir = arguments[1]
+    elif arguments:
+        raise UserError(f"list: expected nothing or --config-dir <folder>, got {' '.join(arguments)}")
+    from odenets.configs.catalog import descriptions
+
+    blocks = []
+    for group, options in descriptions(config_dir).items():
+        width = max(len(name) for name, _ in options)
+        lines = [f"  {name:<{width}}  {text}".rstrip() for name, text in options]
+        blocks.append("\n".join([f"{group}=", *lines]))
+    print("\n\n".join(blocks))
+
+
+def _pair(argument: str, *keys: str) -> tuple[str, str]:
+    key, equals, value = argument.partition("=")
+    if not equals or key not in keys or not value:
+        raise UserError(f"'{argument}': expected {' or '.join(f'{k}=<folder>' for k in keys)}")
+    return key, value
+
+
+def _fail(line: str, code: int) -> NoReturn:
+    sys.stdout.flush()
+    print(line, file=sys.stderr)
+    sys.exit(code)
+
+
+COMMANDS = {"train": _train, "evaluate": _evaluate, "list": _list}
+
+if __name__ == "__main__":
+    main()

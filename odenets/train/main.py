@@ -1,0 +1,228 @@
+"""The tasks of the command line: train a configuration, evaluate a finished run."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from omegaconf import DictConfig, OmegaConf
+
+from odenets.configs.build import check_targets, group_names, instantiate, plain, unused_groups
+from odenets.errors import Interrupted, TrainingStopped, UserError, one_line
+from odenets.report import curves, table
+from odenets.solvers import SolveError
+from odenets.train import checkpoint, export, runfolder
+from odenets.train.ema import Averaged
+from odenets.train.loop import Hooks, Parts, Progress, epoch_order, fit, measure, steps_per_epoch
+from odenets.train.metrics import MetricsLog
+from odenets.train.progress import Bar
+from odenets.train.runfolder import RunFolder
+from odenets.train.schedule import factor
+from odenets.train.snapshot import command_line, snapshot
+from odenets.train.task import Task
+
+
+def train(cfg: DictConfig, typed: list[str]) -> float:
+    """Train the composed configuration `cfg`; `typed` are the overrides the person gave.
+
+    Returns the first headline measure. Raises UserError before any work, TrainingStopped, Interrupted.
+    """
+    if cfg.run.resume:
+        cfg = _resumed_config(cfg, typed)
+    config = plain(cfg)
+    with group_names(cfg):
+        check_targets(config, config["run"]["allow_targets"])
+    path = _choose_folder(config)  # with its checks, before anything slow
+    fabric = _fabric(config["trainer"])
+    fabric.launch()
+    folder = RunFolder(Path(str(fabric.broadcast(path))))
+    with group_names(cfg):
+        task, parts = _build(fabric, config)
+    _rehearse(parts)
+    if fabric.is_global_zero:
+        table.note_unused(unused_groups(cfg, typed))
+    progress = Progress()
+    if config["run"]["resume"]:
+        progress = _restore(parts, checkpoint.load(folder.checkpoint, task))
+    elif fabric.is_global_zero:
+        runfolder.create(folder.path)
+        OmegaConf.save(cfg, folder.config)
+        folder.write_json(folder.versions, snapshot(command_line()))
+    _run(parts, folder, config, progress)
+    return _finish(parts, folder, config, progress)
+
+
+def evaluate(run: str) -> None:
+    """Load a run's configuration and exported weights, measure again, print the table."""
+    folder = RunFolder(Path(run))
+    cfg = folder.read_config()
+    config = plain(cfg)
+    check_targets(config, config["run"]["allow_targets"])
+    if not folder.weights.is_file():
+        raise UserError(f"{run}: has no model.safetensors; finish it: odenets train run.dir={run} run.resume=true")
+    config["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto", "ema": 0.0}
+    task, parts = _build(_fabric(config["trainer"]), config)
+    export.load(folder.weights, task)
+    table.show(f"{config['name']}, evaluated again", measure(parts) | task.facts(), run)
+
+
+def _resumed_config(cfg: DictConfig, typed: list[str]) -> DictConfig:
+    """The configuration of the run to continue; UserError if the person asks for another one."""
+    folder = RunFolder(Path(cfg.run.dir))
+    saved = folder.read_config()
+    if any(not word.startswith("run.") for word in typed):
+        old, new = plain(saved), plain(cfg)
+        old.pop("run")
+        new.pop("run")
+        changed = runfolder.differences(old, new)
+        if changed:
+            more = f" and {len(changed) - 2} more" if len(changed) > 2 else ""
+            raise UserError(
+                f"{folder.path}: cannot resume with a changed configuration: {', '.join(changed[:2])}{more}; "
+                f"odenets train run.dir={folder.path} run.resume=true goes on with the saved one"
+            )
+    OmegaConf.update(saved, "run.resume", True)
+    OmegaConf.update(saved, "run.dir", str(folder.path))
+    runfolder.check_writable(folder.path)
+    return saved
+
+
+def _fabric(trainer: dict[str, Any]) -> Fabric:
+    if trainer["threads"] is not None:
+        torch.set_num_threads(trainer["threads"])
+    keys = ("accelerator", "devices", "num_nodes", "strategy", "precision")
+    try:
+        fabric = Fabric(**{key: trainer[key] for key in keys})
+    except Exception as error:  # Fabric raises many types for a machine that lacks what was asked for
+        given = ", ".join(f"{key}={trainer[key]}" for key in keys)
+        raise UserError(f"trainer: Fabric cannot start with {given}: {one_line(error)}") from error
+    return fabric
+
+
+def _choose_folder(config: dict[str, Any]) -> Path | None:
+    """The run's folder, checked but not made; None on the other processes, which hear of it from the first."""
+    if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0":
+        return None
+    run = config["run"]
+    path = runfolder.choose(run["dir"], run["root"], config["name"])
+    if not run["resume"]:
+        runfolder.check_new(path)
+    return path
+
+
+def _build(fabric: Fabric, config: dict[str, Any]) -> tuple[Task, Parts]:
+    allow = config["run"]["allow_targets"]
+    fabric.seed_everything(config["seed"] + fabric.global_rank, verbose=False)
+    data = instantiate(config["data"], "data", allow).load()
+    task = instantiate(config["task"], "task", allow)
+    if not isinstance(task, Task):
+        raise UserError(f"task: expected an odenets.train.task.Task, got {type(task).__name__}")
+    task.to(fabric.device)
+    task.attach(data.to(fabric.device))
+    trainer = config["trainer"]
+    optimizer = instantiate(config["optimizer"], "optimizer", allow)(params=task.parameters())
+    module, wrapped = fabric.setup(task, optimizer)
+    averaged = Averaged(task, trainer["ema"])
+    parts = Parts(fabric, task, module, wrapped, None, averaged, config["seed"], trainer)
+    total = steps_per_epoch(parts) * trainer["epochs"]
+    parts.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor(trainer["schedule"], total, trainer["warmup"]))
+    return task, parts
+
+
+def _rehearse(parts: Parts) -> None:
+    """One loss before any work: combinations that the parts refuse only when they meet are bad input as well."""
+    states = checkpoint.random_state()
+    parts.task.eval()
+    try:
+        parts.task(*parts.task.select(epoch_order(parts, 0)[0]), progress=0.0)
+    except SolveError as error:
+        raise UserError(f"the first solve fails: {one_line(error)}") from error
+    except ValueError as error:
+        raise UserError(f"these choices do not fit together: {one_line(error)}") from error
+    finally:
+        parts.task.train()
+        checkpoint.set_random_state(states)
+
+
+def _restore(parts: Parts, state: dict[str, Any]) -> Progress:
+    parts.task.load_state_dict(state["model"])
+    parts.optimizer.load_state_dict(state["optimizer"])
+    parts.schedule.load_state_dict(state["schedule"])
+    parts.averaged.load_state_dict(state["averaged"])
+    states = state["random"]
+    checkpoint.set_random_state(states[parts.fabric.global_rank % len(states)])
+    return Progress(**state["progress"])
+
+
+def _save(parts: Parts, folder: RunFolder, progress: Progress) -> None:
+    states = _all_random_states(parts.fabric)
+    if parts.fabric.is_global_zero:
+        checkpoint.save(
+            folder.checkpoint,
+            {
+                "model": parts.task.state_dict(),
+                "optimizer": parts.optimizer.state_dict(),
+                "schedule": parts.schedule.state_dict(),
+                "averaged": parts.averaged.state_dict(),
+                "random": states,
+                "progress": dict(vars(progress)),
+            },
+        )
+
+
+def _all_random_states(fabric: Fabric) -> list[dict[str, Any]]:
+    own = checkpoint.random_state()
+    if fabric.world_size == 1:
+        return [own]
+    states: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(states, own)
+    return states
+
+
+def _run(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: Progress) -> None:
+    main, fresh = parts.fabric.is_global_zero, not config["run"]["resume"]
+    board = folder.path / "tensorboard" if config["run"]["tensorboard"] else None
+    log = MetricsLog(folder.metrics, None if fresh else progress.step, board) if main else None
+    trainer = config["trainer"]
+    resume = f"odenets train run.dir={folder.path} run.resume=true"
+    if fresh:
+        _save(parts, folder, progress)  # from here on the run can be resumed
+    with Bar(config["name"], trainer["epochs"], 0, trainer["progress"] and main) as bar:
+        hooks = Hooks(log.append if log else lambda row: None, lambda: _save(parts, folder, progress), bar.update)
+        try:
+            fit(parts, progress, hooks)
+        except Interrupted as stop:
+            raise Interrupted(f"{stop}; go on with: {resume}") from None
+        except TrainingStopped as stop:
+            raise TrainingStopped(
+                f"{stop}; the last good checkpoint is kept in {folder.path}; try a smaller optimizer.lr or "
+                "trainer.clip_norm, or smaller solver steps"
+            ) from None
+        finally:
+            if log:
+                log.close()
+
+
+def _finish(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: Progress) -> float:
+    measures = measure(parts)
+    if parts.fabric.is_global_zero:
+        with parts.averaged.applied():
+            export.save(folder.weights, parts.task)
+            facts = parts.task.facts()
+            plots = [curves.plot(folder.path / "curves.png", folder.metrics, config["name"])]
+            plots = [*plots, *parts.task.plot(folder.path)] if config["run"]["plots"] else []
+        result = {
+            "name": config["name"],
+            "measures": measures,
+            "facts": facts,
+            "parameters": sum(p.numel() for p in parts.task.parameters()),
+            "steps": progress.step,
+            "epochs": config["trainer"]["epochs"],
+            "seconds": round(progress.seconds, 2),
+            "plots": [path.name for path in plots],
+        }
+        folder.write_json(folder.result, result)
+        rows = measures | facts | {key: result[key] for key in ("parameters", "epochs", "seconds")}
+        table.show(config["name"], rows, str(folder.path), [path.name for path in plots])
+    return measures[parts.task.headline[0]]

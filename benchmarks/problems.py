@@ -142,15 +142,15 @@ def problems(quick: bool) -> list[Problem]:
     return [
         Problem(
             "decay", "y' = -y, state [64, 2] fp64, t in [0, 5], output at the end",
-            Decay(), decay, 5.0, 1, 1e-6, 10, 3 if quick else 31, closed_form_decay,
+            Decay(), decay, 5.0, 1, 1e-6, 3, 3 if quick else 31, closed_form_decay,
         ),
         Problem(
             "van_der_pol",
             f"van der Pol, mu = 10, {samples} trajectories fp64, t in [0, {end:g}], {intervals} outputs",
-            VanDerPol(10.0), oscillator, end, intervals, 1e-6, 1000, 2 if quick else 7, scipy_reference,
+            VanDerPol(10.0), oscillator, end, intervals, 1e-6, 200, 2 if quick else 7, scipy_reference,
         ),
         Problem(
             "mlp", f"MLP 64 -> 128 -> 64 (tanh), state [{batch}, 64] fp32, t in [0, {mlp_end:g}], 10 outputs",
-            mlp, state, mlp_end, 9, 1e-6, 20, 2 if quick else 15, rk4_reference, allowed_gradient=100,
+            mlp, state, mlp_end, 9, 1e-6, 10, 2 if quick else 15, rk4_reference, allowed_gradient=20,
         ),
     ]  # fmt: skip

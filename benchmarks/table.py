@@ -54,8 +54,10 @@ def table(case: Case, field_ops: int, rows: list[Row]) -> str:
         lines += ["  backward in total:", *(_backward(row) for row in rows if row.backward)]
     for peer in rows:
         if peer.library != "odenets" and peer.name not in (_peer(rows, "torchdiffeq"), _peer(rows, "torchode")):
-            ratios = [f"{row.name} {row.faster_than[peer.name]:.2f}x" for row in rows if peer.name in row.faster_than]
-            lines.append(f"  against {peer.name}: {', '.join(ratios)}")
+            lines.append(f"  faster than {peer.name}:")
+            lines += [
+                f"    {row.name:26}{row.faster_than[peer.name]:.2f}x" for row in rows if peer.name in row.faster_than
+            ]
     return "\n".join(lines)
 
 

@@ -82,7 +82,7 @@ class AdaptiveIntegrator(Integrator):
         self.attempts = 0
 
     def aim(self, ts: Tensor | None) -> None:
-        self.limit = None if ts is None else float(ts[-1])
+        self.limit = None if ts is None else float(ts[-1].detach())
         self.limit_tensor = None if ts is None else ts[-1].to(self.t.dtype)
         self.attempts = 0
         if self.f is None:

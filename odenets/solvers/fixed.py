@@ -97,12 +97,13 @@ class FixedIntegrator(Integrator):
             return grid
         if self.step_size is not None:
             size = abs(float(self.step_size))
-            count = math.ceil(abs(float(end) - self.now) / size + 1)
+            count = math.ceil(abs(float(end.detach()) - self.now) / size + 1)
             points = start + torch.arange(count - 1, dtype=start.dtype, device=start.device) * (self.direction * size)
             return torch.cat([points, end.reshape(1)])
         if self.steps is not None:
-            share = torch.arange(self.steps, dtype=start.dtype, device=start.device) / self.steps
-            return torch.cat([start + share * (end - start), end.reshape(1)])
+            n = torch.arange(self.steps, dtype=start.dtype, device=start.device)
+            # in this form simple fractions of the interval come out right to the last bit
+            return torch.cat([(start * (self.steps - n) + end * n) / self.steps, end.reshape(1)])
         self._grid_is_ts = True
         return torch.cat([start.reshape(1), ts.to(start.dtype)])
 

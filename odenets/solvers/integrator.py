@@ -57,7 +57,9 @@ class Step:
 
     def _with_end_derivative(self) -> list[Tensor]:
         if len(self.stages) < len(self.coefficients):
-            self.stages = [*self.stages, self.end_derivative()]
+            # it is kept, so it must be recorded like the step was, even if it is first wanted under no_grad
+            with torch.set_grad_enabled(self.y1.requires_grad):
+                self.stages = [*self.stages, self.end_derivative()]
         return self.stages
 
     def evaluate(self, ts: Tensor, times: list[float]) -> Tensor:
@@ -108,7 +110,7 @@ class Integrator(ABC):
 
     def __init__(self, t: Tensor, y: Tensor, direction: float) -> None:
         self.t = t
-        self.now = float(t)
+        self.now = float(t.detach())
         self.y = y
         self.direction = direction
         self.status = Status.SUCCESS

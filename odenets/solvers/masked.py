@@ -91,9 +91,11 @@ class Stepper:
         time_dtype = torch.empty((), dtype=y.dtype).abs().dtype
         running = clock.status == RUNNING
         left = (self.limit - t) * self.direction
-        wanted = clock.size.clamp(self.min_step, self.max_step)
+        # bounds and history that the settings do not use are left out, not computed: small states feel every operation
+        bounded = self.min_step > 0 or self.max_step < float("inf")
+        wanted = clock.size.clamp(self.min_step, self.max_step) if bounded else clock.size
         arrives = wanted >= left * (1 - 1e-14)
-        size = torch.where(running, torch.where(arrives, left, wanted), torch.zeros_like(wanted))
+        size = torch.where(arrives, left, wanted).masked_fill(~running, 0.0)
         h = size * self.direction
         trial = runge_kutta_step(
             self.field, self.tableau, stage_times(self.nodes, t, h, time_dtype), over_state(h, y).to(y.dtype), y, clock.f
@@ -103,14 +105,21 @@ class Stepper:
             scaled = error_ratio(trial.error, y, trial.y1, self.rtol, self.atol)
             ratio = torch.as_tensor(self.norm(scaled)).abs().to(size.dtype)
             finite = ratio < float("inf")
-            accept = running & ((ratio <= 1) | (finite & (size <= self.min_step)))
+            small_enough = ratio <= 1
+            if self.min_step > 0:
+                small_enough = small_enough | (finite & (size <= self.min_step))
+            accept = running & small_enough
+            refused = running & ~accept
+            arrived = accept & arrives
             factor = self.controller.factor(self.tableau.order, ratio, clock.previous, clock.before)
             proposed = size * factor
             # a step cut short by the end says little about the size to go on with
-            proposed = torch.where(accept & arrives, torch.maximum(proposed, wanted), proposed)
+            proposed = torch.where(arrived, torch.maximum(proposed, wanted), proposed)
             next_size = torch.where(running, proposed, clock.size)
-            previous = torch.where(accept, self.controller.remembered(ratio), clock.previous)
-            before = torch.where(accept, clock.previous, clock.before)
+            previous, before = clock.previous, clock.before
+            if self.controller.p or self.controller.d:
+                previous = torch.where(accept, self.controller.remembered(ratio), clock.previous)
+                before = torch.where(accept, clock.previous, clock.before)
         t1 = torch.where(accept, torch.where(arrives, self.limit, t + h), t)
         mask = over_state(accept, y)
         y1 = torch.where(mask, trial.y1, y)
@@ -119,17 +128,18 @@ class Stepper:
             stages = [*stages, self.field(t1.to(time_dtype), y1)]
         f = torch.where(mask, stages[-1], clock.f)
         accepted = clock.accepted + accept
-        rejected = clock.rejected + (running & ~accept)
-        status = self._status(clock, running, accept, arrives, finite, next_size, accepted + rejected)
+        rejected = clock.rejected + refused
+        status = self._status(clock, running, refused, arrived, finite, next_size, accepted + rejected)
         next_clock = Clock(t1, next_size, y1, f, previous, before, status, accepted, rejected)
         return next_clock, MaskedStep(t, t1, h, y, y1, stages, accept)
 
-    def _status(self, clock, running, accept, arrives, finite, next_size, trials) -> Tensor:
+    def _status(self, clock, running, refused, arrived, finite, next_size, trials) -> Tensor:
         span = torch.maximum(clock.t.abs(), self.limit.abs()).detach()
-        refused = running & ~accept
-        stuck = refused & (next_size <= span * torch.finfo(next_size.dtype).eps)
-        stuck = stuck | (refused & (clock.size <= self.min_step))
-        status = torch.where(running & (trials >= self.max_steps), int(Status.MAX_STEPS), clock.status)
-        status = torch.where(stuck & finite, int(Status.STEP_TOO_SMALL), status)
-        status = torch.where(stuck & ~finite, int(Status.NON_FINITE), status)
-        return torch.where(running & accept & arrives, int(Status.SUCCESS), status)
+        stuck = next_size <= span * torch.finfo(next_size.dtype).eps
+        if self.min_step > 0:
+            stuck = stuck | (clock.size <= self.min_step)
+        stuck = stuck & refused
+        status = clock.status.masked_fill(running & (trials >= self.max_steps), int(Status.MAX_STEPS))
+        status = status.masked_fill(stuck, int(Status.STEP_TOO_SMALL))
+        status = status.masked_fill(stuck & ~finite, int(Status.NON_FINITE))
+        return status.masked_fill(arrived, int(Status.SUCCESS))

@@ -50,7 +50,7 @@ def solve(
             memory does not grow, as exact as its tolerance).
         args: further arguments of the field.
         params: tensors besides y0 and ts to differentiate with respect to under "adjoint"; by default the field's
-            parameters, if it is a module, and the tensors in args.
+            parameters and the tensors in args; needed if the field is no module.
         save_at: "ts", "steps" (every accepted step) or "end" (the last state alone, T = 1).
         dense: also return the solution as a function of t.
         throw: raise when the solve fails; otherwise look at `Solution.status`.
@@ -89,8 +89,8 @@ def solve(
 
 def check_times(ts: Any, y: Tensor, per_sample: bool = False) -> Tensor:
     """Times as a float64 tensor on y's device. Raises InputError unless [T] (or [batch, T]) and strictly monotone."""
-    ts = torch.as_tensor(ts, device=y.device)
-    ts = ts if ts.dtype == torch.float64 else ts.to(torch.float64)
+    # straight to float64: Python numbers would pass through float32 on their way
+    ts = torch.as_tensor(ts, dtype=torch.float64, device=y.device)
     if not (ts.dim() == 1 or (per_sample and ts.dim() == 2 and len(ts) == len(y))) or ts.shape[-1] == 0:
         wanted = f"[T] or [{len(y)}, T]" if per_sample else "[T]"
         raise InputError(f"ts must be one dimensional, {wanted}, with the start first, got shape {tuple(ts.shape)}.")
@@ -127,13 +127,19 @@ def _check_combination(
 
 
 def _parameters(field: Any, args: tuple[Any, ...], params: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
-    found: list[Tensor]
-    if params is None:
-        found = list(field.parameters()) if isinstance(field, nn.Module) else []
-        found += [leaf for leaf in torch.utils._pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
-    else:
-        found = list(params)
-    return tuple(p for p in found if p.requires_grad)
+    """Tensors to differentiate with respect to under the adjoint."""
+    if params is not None:
+        return tuple(p for p in params if p.requires_grad)
+    owner = getattr(field, "__self__", field)  # a module's bound method stands for the module
+    tensors = [leaf for leaf in torch.utils._pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
+    if isinstance(owner, nn.Module):
+        tensors += owner.parameters()
+    elif not any(x.requires_grad for x in tensors):
+        raise InputError(
+            "gradient='adjoint' cannot see what a plain function depends on: make the field an nn.Module, or pass "
+            "params=(...), () if there is nothing to differentiate but y0 and ts."
+        )
+    return tuple(p for p in tensors if p.requires_grad)
 
 
 def _solve_steps(
@@ -177,7 +183,7 @@ def _solve_adjoint(
     def forward() -> Tensor:
         return pad_with_nan(torch.cat([y[None], integrator.outputs(ts[1:].detach())]), len(ts))
 
-    span = float(ts[-1].detach() - ts[0].detach())
+    span = float((ts[-1] - ts[0]).detach())
     problem = AdjointProblem(
         flat,
         forward,

@@ -108,6 +108,11 @@ def runge_kutta_step(
 
 
 def error_ratio(error: Tensor, y0: Tensor, y1: Tensor, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
-    """The error divided by atol + rtol max(|y0|, |y1|), elementwise [*state] (HNW section II.4, eq. 4.10)."""
+    """The error divided by atol + rtol max(|y0|, |y1|), elementwise [*state] (HNW section II.4, eq. 4.10).
+
+    In single precision for half-precision states, in which small tolerances would round to zero.
+    """
+    if error.dtype in (torch.float16, torch.bfloat16):
+        error, y0, y1 = error.float(), y0.float(), y1.float()
     scale = torch.maximum(y0.abs(), y1.abs()) * rtol + atol
     return error / scale

@@ -7,7 +7,7 @@ dense output y(t + theta h) = y + h sum_i b_i(theta) k_i (HNW section II.6).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -28,6 +28,9 @@ class ButcherTableau:
         b_error: s weights b - bhat of the error estimate; None for a method without an embedded one.
         interpolant: s rows of polynomial coefficients of b_i(theta) / theta in rising powers: b_i(theta) =
             sum_j interpolant[i][j] theta^(j+1). None means the cubic Hermite interpolant (order 3).
+
+    Attributes:
+        fsal: first same as last: the last stage is f at the new state, so that the next step starts with it.
     """
 
     name: str
@@ -37,11 +40,14 @@ class ButcherTableau:
     c: Row
     b_error: Row | None = None
     interpolant: tuple[Row, ...] | None = None
+    fsal: bool = field(init=False)
 
     def __post_init__(self) -> None:
         s = len(self.b)
         assert len(self.a) == len(self.c) == s, f"{self.name}: {s} weights need {s} rows and nodes"
         assert self.b_error is None or len(self.b_error) == s, f"{self.name}: b_error needs {s} weights"
+        last = (*self.a[-1], *([0.0] * (s - len(self.a[-1]))))
+        object.__setattr__(self, "fsal", s > 1 and last == self.b and self.c[-1] == 1.0)
 
     @property
     def stages(self) -> int:
@@ -51,12 +57,6 @@ class ButcherTableau:
     def adaptive(self) -> bool:
         """Whether the method estimates its error."""
         return self.b_error is not None
-
-    @cached_property
-    def fsal(self) -> bool:
-        """First same as last: the last stage is f at the new state, so the next step starts with it."""
-        last = (*self.a[-1], *([0.0] * (self.stages - len(self.a[-1]))))
-        return self.stages > 1 and last == self.b and self.c[-1] == 1.0
 
     @cached_property
     def matrix(self) -> np.ndarray:

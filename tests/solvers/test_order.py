@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from odenets import solve
-from odenets.solvers import TABLEAUS, Adams, Adaptive, FixedStep
+from odenets.solvers import TABLEAUS, Adams, Adaptive, FixedStep, Solver
 
 from .detest import PROBLEMS
 from .fields import COUPLED_START, coupled, coupled_exact
 
 # length of the interval and steps over it: enough for the asymptotic regime, few enough to stay above rounding
 GRIDS = {1: (4.0, 800), 2: (4.0, 200), 3: (4.0, 150), 4: (4.0, 100), 5: (4.0, 100), 8: (20.0, 54)}
-METHODS = {name: (FixedStep(name), tableau.order) for name, tableau in TABLEAUS.items()}
+METHODS: dict[str, tuple[Solver, int]] = {name: (FixedStep(name), tableau.order) for name, tableau in TABLEAUS.items()}
 METHODS["explicit_adams, order 4"] = (Adams("explicit_adams", max_order=4), 4)
 METHODS["explicit_adams, default"] = (Adams("explicit_adams"), 5)
 METHODS["implicit_adams, order 4"] = (Adams("implicit_adams", max_order=4, rtol=1e-13, atol=1e-14, max_iters=30), 4)

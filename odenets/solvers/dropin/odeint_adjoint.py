@@ -86,7 +86,7 @@ def odeint_adjoint(
         return ys
 
     def start(function: Any, layout: StateLayout, at: Tensor, state: Tensor, norm: Norm) -> Integrator:
-        span = float(problem.times[-1] - problem.times[0])
+        span = float((problem.times[-1] - problem.times[0]).detach())
         started = start_backward(solver, span, function, layout, at, state, norm, -problem.direction)
         if hasattr(started, "callbacks"):
             started.callbacks = problem.adjoint_callbacks

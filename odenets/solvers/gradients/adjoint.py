@@ -140,11 +140,13 @@ class _AugmentedField:
         self, function: FlatFunction, layout: StateLayout, params: tuple[Tensor, ...], times_need_grad: bool
     ) -> None:
         self.function, self.layout, self.params, self.times_need_grad = function, layout, params, times_need_grad
+        # the field needs only these parts; unflattening all of them costs two views per parameter at every call
+        self.head = StateLayout(pytree.tree_structure((0, 0, 0)), layout.shapes[:3], layout.dtypes[:3])
         self.nfe = 0
 
     def __call__(self, t: Tensor, vector: Tensor) -> Tensor:
         self.nfe += 1
-        _, y, adj_y, *_ = self.layout.unflatten(vector)
+        _, y, adj_y = self.head.unflatten(vector)
         with torch.enable_grad():
             t = t.detach().requires_grad_(self.times_need_grad)
             y = y.detach().requires_grad_(True)

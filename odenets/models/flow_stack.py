@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,19 +79,39 @@ class FlowStack(nn.Module):
         finer.times = grid(self.T, finer.N)
         return finer
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x of any shape the blocks take. Returns the output at time T, with x's shape."""
+    def forward(self, x: Tensor, context: Mapping[str, Tensor] | None = None) -> Tensor:
+        """x of any shape the blocks take. Returns the output at time T, with x's shape.
+
+        context: further inputs by name, such as {"ids": ids}; every block is passed those it `needs`.
+
+        Raises:
+            ValueError: context lacks what a block needs.
+        """
         state = self.block(0).lift(x)
         for n, t in enumerate(self._times(x)):
-            state = self.block(n)(t, state, self.h)
+            state = self._step(n, t, state, context)
         return self.block(self.N - 1).readout(state)
 
-    def trajectory(self, x: Tensor) -> Tensor:
-        """The states [N+1, *state.shape] at t_0 .. t_N, the lifted input first; mostly x's shape."""
+    def trajectory(self, x: Tensor, context: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The states [N+1, *state.shape] at t_0 .. t_N, the lifted input first; mostly x's shape.
+
+        Of states that are tuples of tensors, the readouts, with x's shape.
+        """
         states = [self.block(0).lift(x)]
         for n, t in enumerate(self._times(x)):
-            states.append(self.block(n)(t, states[-1], self.h))
+            states.append(self._step(n, t, states[-1], context))
+        if not isinstance(states[0], Tensor):
+            states = [self.block(max(n - 1, 0)).readout(state) for n, state in enumerate(states)]
         return torch.stack(states)
+
+    def _step(self, n: int, t: Tensor, state: Any, context: Mapping[str, Tensor] | None) -> Any:
+        block = self.block(n)
+        missing = [name for name in block.needs if name not in (context or {})]
+        if missing:
+            raise ValueError(
+                f"{type(block).__name__} needs {missing}: call the stack with context={{{missing[0]!r}: ...}}"
+            )
+        return block(t, state, self.h, **{name: context[name] for name in block.needs} if context else {})
 
     def _times(self, x: Tensor) -> list[Tensor]:
         # Filled on the device, one per step: exact in every dtype, nothing to wait for. Never below float32.

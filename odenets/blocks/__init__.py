@@ -1,6 +1,7 @@
 """Blocks: one step of a scheme on a flow, as a module."""
 
 from odenets.blocks.antisymmetric import Antisymmetric
+from odenets.blocks.attention_residual import AttentionResidual
 from odenets.blocks.base import Block, ReversibleBlock
 from odenets.blocks.branches import Prenormed
 from odenets.blocks.hamiltonian import Hamiltonian
@@ -8,6 +9,7 @@ from odenets.blocks.implicit_euler import ImplicitEuler
 from odenets.blocks.leapfrog import Leapfrog
 from odenets.blocks.macaron import Macaron
 from odenets.blocks.momentum import Momentum
+from odenets.blocks.mudd import Mudd
 from odenets.blocks.multistep import LinearMultistep
 from odenets.blocks.polynet import PolyNet
 from odenets.blocks.residual import Residual
@@ -17,6 +19,7 @@ from odenets.blocks.strang import Strang
 
 __all__ = [
     "Antisymmetric",
+    "AttentionResidual",
     "Block",
     "Hamiltonian",
     "ImplicitEuler",
@@ -24,6 +27,7 @@ __all__ = [
     "LinearMultistep",
     "Macaron",
     "Momentum",
+    "Mudd",
     "PolyNet",
     "Prenormed",
     "Residual",

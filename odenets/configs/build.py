@@ -26,7 +26,7 @@ def instantiate(node: Any, path: str, allow: Sequence[str] = (), **extra: Any) -
     """Build the object described by `node`, found at `path` of the configuration.
 
     `allow` names packages outside odenets, torch.nn and torch.optim whose targets may be called; `extra` are keyword
-    arguments the code adds. Raises UserError, naming `path`, for a target that is refused or missing, for unknown,
+    arguments the code adds, in place of the node's own of that name. Raises UserError, naming `path`, for a target that is refused or missing, for unknown,
     missing or mistyped keys, and for values the target itself refuses with a ValueError.
     """
     if isinstance(node, (list, tuple)):
@@ -35,12 +35,12 @@ def instantiate(node: Any, path: str, allow: Sequence[str] = (), **extra: Any) -
         return node
     if "_target_" not in node:
         return {key: instantiate(child, f"{path}.{key}", allow) for key, child in node.items()}
-    if node.get("_partial_", False):
+    if node.get("_partial_", False):  # the factory's caller may replace children: `factory(branch=...)`
         whole = {key: child for key, child in node.items() if key != "_partial_"}
         return functools.partial(instantiate, whole, path, allow, **extra)
     target = resolve(node["_target_"], path, allow)
     arguments = {
-        key: instantiate(child, f"{path}.{key}", allow) for key, child in node.items() if key not in SPECIAL
+        key: instantiate(child, f"{path}.{key}", allow) for key, child in node.items() if key not in SPECIAL and key not in extra
     }
     try:
         return target(**arguments, **extra)

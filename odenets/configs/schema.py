@@ -1,6 +1,6 @@
 """The typed part of the configuration: what every run has, whatever its model.
 
-The other groups (`data`, `model`, `field`, `block`, `solver`, `task`, `optimizer`) hold `_target_` nodes; their schema
+The other groups (`data`, `model`, `field`, `block`, `branch`, `solver`, `task`, `optimizer`) hold `_target_` nodes; their schema
 is the signature of the target, so a new block or field needs no entry here (see `odenets.configs.build`).
 """
 
@@ -76,6 +76,9 @@ class Config:
     model: Any = None
     field: Any = None
     block: Any = None
+    branch: Any = None
+    scheme: Any = None
+    width: Any = None
     solver: Any = None
     gradient: GradientConf = dataclasses.field(default_factory=GradientConf)
     optimizer: Any = None

@@ -210,6 +210,7 @@ def _finish(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: P
         with parts.averaged.applied():
             export.save(folder.weights, parts.task)
             facts = parts.task.facts()
+            files = parts.task.write(folder.path)
             plots = _plots(parts, folder, config["name"]) if config["run"]["plots"] else []
         result = {
             "name": config["name"],
@@ -220,10 +221,11 @@ def _finish(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: P
             "epochs": config["trainer"]["epochs"],
             "seconds": round(progress.seconds, 2),
             "plots": [path.name for path in plots],
+            "files": [path.name for path in files],
         }
         folder.write_json(folder.result, result)
         rows = measures | facts | {key: result[key] for key in ("parameters", "epochs", "seconds")}
-        table.show(config["name"], rows, str(folder.path), [path.name for path in plots])
+        table.show(config["name"], rows, str(folder.path), [path.name for path in [*plots, *files]])
     return measures[parts.task.headline[0]]
 
 

@@ -78,9 +78,11 @@ def interleaved(functions: Mapping[str, Callable[[], Any]], repeats: int, warm_u
         for function in functions.values():
             function()
     taken: dict[str, list[float]] = {name: [] for name in functions}
+    order = list(functions.items())
     for _ in range(repeats):
         gc.collect()
-        for name, function in functions.items():
+        order = order[1:] + order[:1]  # the first after the collection finds cold caches
+        for name, function in order:
             start = time.perf_counter()
             function()
             taken[name].append((time.perf_counter() - start) * 1e3)

@@ -30,7 +30,7 @@ class _WholeInterval(Integrator):
 
     def _arrive(self, ts: Tensor, ys: Tensor) -> Tensor:
         if len(ys) == len(ts):
-            self.t, self.now, self.y = ts[-1], float(ts[-1]), ys[-1]
+            self.t, self.now, self.y = ts[-1], float(ts[-1].detach()), ys[-1]
         return ys
 
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import nn
 
 from odenets.errors import UserError
@@ -13,7 +14,7 @@ from odenets.train.checkpoint import check_same_model, write_atomically
 def save(path: Path, module: nn.Module) -> None:
     """Write the module's state; tensors that share memory are written out separately."""
     state = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
-    write_atomically(path, lambda temporary: save_file(state, temporary))
+    write_atomically(path, lambda temporary: temporary.write_bytes(to_bytes(state)))
 
 
 def load(path: Path, module: nn.Module) -> None:

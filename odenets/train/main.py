@@ -210,8 +210,7 @@ def _finish(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: P
         with parts.averaged.applied():
             export.save(folder.weights, parts.task)
             facts = parts.task.facts()
-            plots = [curves.plot(folder.path / "curves.png", folder.metrics, config["name"])]
-            plots = [*plots, *parts.task.plot(folder.path)] if config["run"]["plots"] else []
+            plots = _plots(parts, folder, config["name"]) if config["run"]["plots"] else []
         result = {
             "name": config["name"],
             "measures": measures,
@@ -226,3 +225,7 @@ def _finish(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: P
         rows = measures | facts | {key: result[key] for key in ("parameters", "epochs", "seconds")}
         table.show(config["name"], rows, str(folder.path), [path.name for path in plots])
     return measures[parts.task.headline[0]]
+
+
+def _plots(parts: Parts, folder: RunFolder, name: str) -> list[Path]:
+    return [curves.plot(folder.path / "curves.png", folder.metrics, name), *parts.task.plot(folder.path)]

@@ -38,7 +38,7 @@ TS = torch.tensor([0.0, 0.4, 1.1], dtype=F64)
 
 def settings(method):
     adaptive = method == "torchdiffeq" or (method in TABLEAUS and TABLEAUS[method].adaptive)
-    tight = {"rtol": 1e-7, "atol": 1e-8} if method == "bosh3" else {"rtol": 1e-9, "atol": 1e-11}
+    tight = {"rtol": 1e-6, "atol": 1e-7} if method == "bosh3" else {"rtol": 1e-9, "atol": 1e-11}
     return tight if adaptive else {"steps": 8}
 
 
@@ -76,7 +76,7 @@ def test_gradcheck_through_the_steps_low_order(method, field):
 
 @pytest.mark.parametrize("method", ["dopri5", "tsit5", "dopri8", "bosh3", "scipy_solver"])
 def test_gradcheck_of_the_adjoint(method, field):
-    kwargs = {"rtol": 1e-7, "atol": 1e-8} if method == "bosh3" else {"rtol": 1e-10, "atol": 1e-12}
+    kwargs = {"rtol": 1e-6, "atol": 1e-7} if method == "bosh3" else {"rtol": 1e-10, "atol": 1e-12}
     check(
         lambda f, y0, ts, params: solve(f, y0, ts, solver=method, gradient="adjoint", params=params, **kwargs).ys, field
     )
@@ -86,8 +86,8 @@ def test_gradcheck_of_the_adjoint(method, field):
 def test_adjoint_agrees_with_autograd(method, field):
     """Both converge to the same gradient; fixed-step methods to their own order."""
     small = {"rtol": 1e-9, "atol": 1e-11} if method in TABLEAUS and TABLEAUS[method].adaptive else {"steps": 400}
-    if method in ("adaptive_heun", "fehlberg2"):
-        small = {"rtol": 1e-6, "atol": 1e-8}
+    if method in ("adaptive_heun", "fehlberg2", "bosh3"):
+        small = {"rtol": 1e-6, "atol": 1e-7}
     tolerance = {"euler": 2e-2, "adaptive_heun": 1e-4, "fehlberg2": 1e-3}.get(method, 1e-4)
     results = []
     for gradient in ("autograd", "adjoint"):
@@ -174,10 +174,10 @@ def test_backward_statistics_and_carried_step_size(field):
         solution.ys.square().sum().backward()
         costs[outputs] = solution.stats
     few, many = costs[2], costs[11]
-    assert few.nfe_backward >= 6 * few.accepted_backward
-    # 9 further stops: at most a step cut in two at each, never a search for the first step (two evaluations more)
-    assert many.nfe_backward <= few.nfe_backward + 9 * (6 + 1 + 6)
-    assert many.accepted_backward <= few.accepted_backward + 2 * 9
+    # six evaluations a step, one at each of the 1 or 10 starts, and one more, once, to choose the first size
+    assert few.nfe_backward == 6 * (few.accepted_backward + few.rejected_backward) + 1 + 1
+    assert many.nfe_backward == 6 * (many.accepted_backward + many.rejected_backward) + 10 + 1
+    assert many.accepted_backward <= few.accepted_backward + 3 * 9
 
 
 def test_memory_of_the_adjoint_does_not_grow_with_the_steps(field):

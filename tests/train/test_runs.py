@@ -38,6 +38,10 @@ def test_a_run_leaves_everything_needed_to_understand_it(cli: Cli, tiny: tuple[s
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["progress"]["step"] == result["steps"]
 
 
+def test_plots_can_be_switched_off(tiny_run: Path):
+    assert not list(tiny_run.glob("*.png"))
+
+
 def test_evaluate_measures_the_exported_weights_again(cli: Cli, tiny_run: Path):
     accuracy = json.loads((tiny_run / "result.json").read_text())["measures"]["test_accuracy"]
     outcome = cli("evaluate", f"run={tiny_run}")

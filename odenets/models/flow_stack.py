@@ -43,11 +43,12 @@ class FlowStack(nn.Module):
         self.N = N
         self.times = grid(T, N)
         self.blocks = nn.ModuleList(block() for _ in range(1 if tied else N))
-        for b in self.blocks:
+        for n, b in enumerate(self.blocks):
             if not isinstance(b, Block):
                 raise ValueError(
                     f"FlowStack expects the factory to return a Block, got {type(b).__name__}; derive it from Block"
                 )
+            b.place(n, len(self.blocks))
 
     @property
     def h(self) -> float:

@@ -1,6 +1,7 @@
 """What every block is: one step of a numerical scheme, as a module."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -11,7 +12,13 @@ class Block(nn.Module, ABC):
     A stack calls `lift` once, every block's `forward` in turn, and `readout` once. A block whose state is larger than
     the activation (several streams, a value matrix, a momentum) overrides those two; for all others they are the
     identity. A new block is one file with one subclass.
+
+    Attributes:
+        needs: names of further inputs, such as token ids, that `forward` takes by keyword; a stack passes them on from
+            its own `context`.
     """
+
+    needs: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def forward(self, t: Tensor | float, x: Tensor, h: Tensor | float) -> Tensor:

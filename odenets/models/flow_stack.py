@@ -136,23 +136,29 @@ class FlowStack(nn.Module):
         other.blocks = nn.ModuleList(rescheme(self._as_block(b), name) for b in self.blocks)
         return other
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x of any shape the blocks take. Returns the output at time T, with x's shape."""
+    def forward(self, x: Tensor, context: Mapping[str, Tensor] | None = None) -> Tensor:
+        """x of any shape the blocks take. Returns the output at time T, with x's shape.
+
+        context: further inputs by name, such as {"ids": ids}; every block is passed those it `needs`.
+
+        Raises:
+            ValueError: context lacks what a block needs.
+        """
         state: Any = self.block(0).lift(x)
         for n, (t, h) in enumerate(self.schedule(x)):
-            state = self._step(n)(t, state, h)
+            state = self._step(n)(t, state, h, **self._inputs(n, context))
         return self.block(self.N - 1).readout(state)
 
-    def trajectory(self, x: Tensor) -> Any:
+    def trajectory(self, x: Tensor, context: Mapping[str, Tensor] | None = None) -> Tensor:
         """The states [N+1, *state.shape] at t_0 .. t_N, the lifted input first; mostly x's shape.
 
-        A state that is a tuple gives a tuple of such tensors.
+        Of states that are tuples of tensors, the readouts, with x's shape.
         """
         states: list[Any] = [self.block(0).lift(x)]
         for n, (t, h) in enumerate(self.schedule(x)):
-            states.append(self._step(n)(t, states[-1], h))
-        if isinstance(states[0], tuple):
-            return tuple(torch.stack(parts) for parts in zip(*states))
+            states.append(self._step(n)(t, states[-1], h, **self._inputs(n, context)))
+        if not isinstance(states[0], Tensor):
+            states = [self.block(max(n - 1, 0)).readout(state) for n, state in enumerate(states)]
         return torch.stack(states)
 
     def schedule(self, x: Tensor) -> list[tuple[Tensor, Tensor | float]]:
@@ -174,6 +180,15 @@ class FlowStack(nn.Module):
         if part == 0 or last:
             return block
         return interpolated(block, self.block(n + self.factor * self.kinds), part / self.factor)
+
+    def _inputs(self, n: int, context: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        block, given = self.block(n), context or {}
+        missing = [name for name in block.needs if name not in given]
+        if missing:
+            raise ValueError(
+                f"{type(block).__name__} needs {missing}: call the stack with context={{{missing[0]!r}: ...}}"
+            )
+        return {name: given[name] for name in block.needs}
 
     def _as_block(self, module: nn.Module) -> Block:
         assert isinstance(module, Block)
@@ -199,7 +214,7 @@ def _placed(factory: Factory, index: int, count: int) -> Factory:
 
 
 def _factories(block: Factory | Sequence[Factory], branches: Sequence | Mapping | None) -> list[Factory]:
-    factories = list(block) if isinstance(block, (list, tuple)) else [block]
+    factories: list[Any] = list(block) if isinstance(block, (list, tuple)) else [block]
     for factory in factories:
         if isinstance(factory, nn.Module) or not callable(factory):
             raise ValueError(
@@ -213,4 +228,4 @@ def _factories(block: Factory | Sequence[Factory], branches: Sequence | Mapping 
         raise ValueError(
             f"branches= goes with one block factory, got {len(factories)} factories and {len(made)} branches"
         )
-    return [lambda branch=branch: factories[0](branch=branch()) for branch in made]  # type: ignore[misc]
+    return [lambda branch=branch: factories[0](branch=branch()) for branch in made] 

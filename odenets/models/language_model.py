@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from odenets.models.flow_stack import FlowStack
+
 BYTES = 256
 
 
@@ -54,7 +56,7 @@ class LanguageModel(nn.Module):
                 "use torch.tensor(list(data))[None]"
             )
         x = self.embedding_norm(self.embedding(tokens))
-        y = self.flow(x)
+        y = self.flow(x, context={"ids": tokens}) if isinstance(self.flow, FlowStack) else self.flow(x)
         if y.shape != x.shape:
             raise ValueError(
                 f"LanguageModel expects a flow that keeps the shape, got {list(x.shape)} -> {list(y.shape)}; "

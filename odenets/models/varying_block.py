@@ -11,7 +11,7 @@ from torch.func import functional_call
 from odenets.blocks import Block
 from odenets.fields import TimeVarying
 from odenets.fields.time import as_time
-from odenets.flows import resolve_scheme
+from odenets.flows import Scheme, resolve_scheme
 
 
 class VaryingBlock(Block):
@@ -36,24 +36,32 @@ class VaryingBlock(Block):
         """The block that the parameters at time t are put into."""
         return self.varying.template
 
-    def forward(self, t: Tensor | float, x: Any, h: Tensor | float) -> Any:
-        first = x[0] if isinstance(x, tuple) else x
-        t = as_time(t, first)
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.template.needs
+
+    def forward(self, t: Tensor | float, x: Any, h: Tensor | float, **inputs: Tensor) -> Any:
+        t = as_time(t, _leaf(x))
         if t.dim():
             raise ValueError(
                 f"a block with parameters that vary in time takes one time for all samples, got {list(t.shape)}"
             )
-        return functional_call(self.template, self.varying.weights(t), (t, x, h))
+        return functional_call(self.template, self.varying.weights(t), (t, x, h), inputs)
 
     def lift(self, x: Tensor) -> Any:
         return self._call("lift", 0.0, x, x)
 
     def readout(self, state: Any) -> Tensor:
-        return self._call("readout", self.T, state[0] if isinstance(state, tuple) else state, state)
+        return self._call("readout", self.T, _leaf(state), state)
 
     def _call(self, method: str, t: float, like: Tensor, argument: Any) -> Any:
         weights = {f"block.{name}": w for name, w in self.varying.weights(as_time(t, like)).items()}
         return functional_call(_Method(self.template, method), weights, (argument,))
+
+
+def _leaf(state: Any) -> Tensor:
+    """The first tensor of a state that may be a tuple of tensors or of tuples."""
+    return _leaf(state[0]) if isinstance(state, tuple) else state
 
 
 class _Method(nn.Module):
@@ -81,7 +89,7 @@ def interpolated(first: Block, second: Block, weight: float) -> Callable[..., An
             f"{type(second).__name__} that differ; use interpolation='constant'"
         )
     weights = {name: torch.lerp(p, other[name], weight) for name, p in one.items()}
-    return lambda t, x, h: functional_call(first, weights, (t, x, h))
+    return lambda t, x, h, **inputs: functional_call(first, weights, (t, x, h), inputs)
 
 
 def rescheme(block: Block, name: str) -> Block:
@@ -97,14 +105,13 @@ def rescheme(block: Block, name: str) -> Block:
         return clone
     if callable(getattr(block, "with_scheme", None)):
         return block.with_scheme(name)  # type: ignore[operator]
-    if not hasattr(block, "scheme"):
+    if not isinstance(getattr(block, "scheme", None), Scheme):
         raise ValueError(
             f"{type(block).__name__} has no scheme to change to {name!r}: without a linear part every frozen step is "
             "forward Euler; take a block with a linear part"
         )
-    scheme = resolve_scheme(name)
     clone = _detached(block)
-    clone.scheme = name if isinstance(block.scheme, str) else scheme  # type: ignore[assignment]
+    clone.scheme = resolve_scheme(name)
     return clone
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from odenets.configs import sublayers  # noqa: F401  (its resolvers, for saved configurations too)
 from odenets.errors import UserError, did_you_mean, one_line
 
 ALLOWED = ("odenets", "torch.nn", "torch.optim")
@@ -66,14 +67,28 @@ def check_targets(config: Mapping[str, Any], allow: Sequence[str] = ()) -> None:
 
 def unused_groups(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
     """Groups that the person typed overrides for and that the chosen task does not refer to, however indirectly."""
-    used, queue = set(), ["task"]
+    used: set[str] = set()
+    queue = ["task"]
     while queue:
         group = queue.pop()
         used.add(group)
         text = str(OmegaConf.to_container(cfg)[group])  # type: ignore[index, call-overload]
-        queue += [name for name in re.findall(r"\$\{(\w+)[.}]", text) if name in cfg and name not in used]
+        found = re.findall(r"\$\{(?:oc\.select:)?(\w+)[.}]", text)
+        found += ["branch", "branch2"] if "${sublayers:" in text else []
+        queue += [name for name in found if name in cfg and name not in used]
     named = {re.split(r"[.=@]", word.lstrip("+~"))[0] for word in typed}
-    return sorted(named & {"model", "field", "block", "solver", "gradient"} - used)
+    return sorted(named & {"model", "field", "block", "branch", "branch2", "solver", "gradient", "scheme"} - used)
+
+
+def refuse_unused_scheme(cfg: DictConfig) -> None:
+    """Raise UserError for a scheme that the block cannot take: the run would not be what was asked for."""
+    scheme = OmegaConf.select(cfg, "scheme.name")
+    if scheme not in (None, "forward_euler") and unused_groups(cfg, ["scheme"]):
+        block = OmegaConf.select(cfg, "block._target_")
+        raise UserError(
+            f"scheme={scheme}: {block} takes no scheme: without a linear part every frozen step is forward Euler; "
+            "choose a block with one, such as block=delta, or leave scheme= out"
+        )
 
 
 @contextlib.contextmanager

@@ -228,4 +228,4 @@ def _factories(block: Factory | Sequence[Factory], branches: Sequence | Mapping 
         raise ValueError(
             f"branches= goes with one block factory, got {len(factories)} factories and {len(made)} branches"
         )
-    return [lambda branch=branch: factories[0](branch=branch()) for branch in made] 
+    return [lambda branch=branch: factories[0](branch=branch()) for branch in made]

@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
 
-from odenets.configs.build import check_targets, group_names, instantiate, plain, unused_groups
+from odenets.configs.build import check_targets, group_names, instantiate, plain, refuse_unused_scheme, unused_groups
 from odenets.errors import Interrupted, TrainingStopped, UserError, one_line
 from odenets.report import curves, table
 from odenets.solvers import SolveError
@@ -32,6 +32,7 @@ def train(cfg: DictConfig, typed: list[str]) -> float:
         cfg = _resumed_config(cfg, typed)
     config = plain(cfg)
     with group_names(cfg):
+        refuse_unused_scheme(cfg)
         check_targets(config, config["run"]["allow_targets"])
     path = _choose_folder(config)  # with its checks, before anything slow
     fabric = _fabric(config["trainer"])

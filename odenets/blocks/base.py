@@ -1,17 +1,20 @@
 """What every block is: one step of a numerical scheme, as a module."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from odenets.fields.time import expand_time
+
 
 class Block(nn.Module, ABC):
-    """One step `x(t) -> x(t + h)` of a scheme on a flow, shape-preserving.
+    """One step `x(t) -> x(t + h)` of a scheme on a flow.
 
-    A stack calls `lift` once, every block's `forward` in turn, and `readout` once. A block whose state is larger than
-    the activation (several streams, a value matrix, a momentum) overrides those two; for all others they are the
-    identity. A new block is one file with one subclass.
+    A stack calls `lift` once, every block's `forward` in turn, and `readout` once. The state is whatever `lift` makes:
+    the activation itself, a larger tensor (several streams, a value matrix) or a tuple of tensors (position and
+    velocity, a history of earlier states). A block whose state is not the activation overrides both; for all others
+    they are the identity. A new block is one file with one subclass.
 
     Attributes:
         needs: names of further inputs, such as token ids, that `forward` takes by keyword; a stack passes them on from
@@ -21,17 +24,17 @@ class Block(nn.Module, ABC):
     needs: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def forward(self, t: Tensor | float, x: Tensor, h: Tensor | float) -> Tensor:
-        """The state after a step of size h from the state x at time t; both have the same shape.
+    def forward(self, t: Tensor | float, x: Any, h: Tensor | float) -> Any:
+        """The state after a step of size h from the state x at time t, of the same kind.
 
-        t and h are floats, 0-dim tensors, or one value per sample [B] with x [B, ...].
+        t and h are floats, 0-dim tensors, or one value per sample [B] with tensors [B, ...].
         """
 
-    def lift(self, x: Tensor) -> Tensor:
+    def lift(self, x: Tensor) -> Any:
         """The initial state of the flow for the input x."""
         return x
 
-    def readout(self, state: Tensor) -> Tensor:
+    def readout(self, state: Any) -> Tensor:
         """The output for a state of the flow, with the shape the input had."""
         return state
 
@@ -41,3 +44,16 @@ class Block(nn.Module, ABC):
         For blocks whose initialisation depends on depth (the hyper-connection that reads stream k mod n), or that own
         weights for `lift` and `readout`, which a stack asks of its first and its last block.
         """
+
+
+class ReversibleBlock(Block):
+    """A block whose step can be undone in closed form, so that no state need be kept for the backward pass."""
+
+    @abstractmethod
+    def inverse(self, t: Tensor | float, x: Any, h: Tensor | float) -> Any:
+        """The state at time t from the state x at time t + h: undoes `forward(t, ., h)` up to rounding."""
+
+
+def step_size(h: Tensor | float, x: Tensor) -> Tensor | float:
+    """h shaped and typed to multiply x [B, ...]: a float stays one, [B] becomes [B, 1, ..., 1]."""
+    return expand_time(h, x).to(x.dtype) if isinstance(h, Tensor) else h

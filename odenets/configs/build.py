@@ -40,6 +40,7 @@ def instantiate(node: Any, path: str, allow: Sequence[str] = (), **extra: Any) -
         whole = {key: child for key, child in node.items() if key != "_partial_"}
         return functools.partial(instantiate, whole, path, allow, **extra)
     target = resolve(node["_target_"], path, allow)
+    _check_extra(target, node, path, extra)
     arguments = {
         key: instantiate(child, f"{path}.{key}", allow) for key, child in node.items() if key not in SPECIAL and key not in extra
     }
@@ -169,6 +170,15 @@ def _check_arguments(target: Any, node: Mapping[str, Any], path: str) -> None:
         missing = [n for n in names if parameters[n].default is inspect.Parameter.empty and n not in node]
         if missing:
             raise UserError(f"{path}: {node['_target_']} needs {', '.join(missing)}")
+
+
+def _check_extra(target: Any, node: Mapping[str, Any], path: str, extra: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(target).parameters
+    if "branch" in extra and "branch" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        raise UserError(
+            f"{path}: {node['_target_']} takes no branch, so it cannot carry the attention or MLP that this model puts "
+            "into its blocks; choose another block, such as block=residual"
+        )
 
 
 def _hints(target: Any) -> dict[str, Any]:

@@ -15,7 +15,11 @@ from torch import Tensor
 
 from odenets.errors import UserError
 
-NOT_SOURCES = ("site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test")
+# Installed packages, tests, and files that are tables or prose rather than code.
+NOT_SOURCES = (
+    *("site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"),
+    *("encodings", "pydoc_data"),
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Bytes:
 
     Args:
         path: a file, or a folder whose files are read with those in folders below (hidden ones left out); None takes
-            the standard library's .py files without its tests.
+            the standard library's .py files without its tests and character tables.
         held_out: fraction of the bytes kept for validation, 0 < held_out < 1: whole files from the end, as many as come
             nearest, or the tail of a single file.
         max_bytes: stop reading after so many; null reads all.
@@ -64,7 +68,7 @@ class Bytes:
         sizes = [len(part) for part in parts]
         if sum(sizes) < 2:
             raise UserError(
-                f"data.path={source}: expected text, found {len(parts)} files with {sum(sizes)} bytes in all"
+                f"data.path={source}: expected text, found {sum(sizes)} bytes in {len(parts)} files"
             )
         whole = torch.from_numpy(np.frombuffer(b"".join(parts), dtype=np.uint8).copy())
         cut = _cut(sizes, self.held_out)

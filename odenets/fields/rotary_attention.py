@@ -32,8 +32,6 @@ class RotaryAttention(nn.Module):
         ValueError: dim / heads odd or not an integer, residuals < 1, or (on call) x not [..., L, dim].
     """
 
-    frequencies: Tensor
-
     def __init__(
         self,
         dim: int,
@@ -54,6 +52,7 @@ class RotaryAttention(nn.Module):
             raise ValueError(f"RotaryAttention expects residuals >= 1, got {residuals}")
         self.dim = dim
         self.heads = heads
+        self.base = base
         self.fused = fused
         self.time = check_time_dependence(time)
         self.norm = nn.RMSNorm(dim) if norm else nn.Identity()
@@ -62,8 +61,6 @@ class RotaryAttention(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
         nn.init.normal_(self.qkv.weight, std=dim**-0.5)
         nn.init.normal_(self.out.weight, std=(dim * residuals) ** -0.5)
-        pairs = dim // heads // 2
-        self.register_buffer("frequencies", base ** (-torch.arange(pairs) / pairs), persistent=False)
 
     def forward(self, t: Tensor | float, x: Tensor) -> Tensor:
         """x [..., L, dim]; t a float, [] or [B] with x [B, ..., L, dim]. Returns dx/dt with x's shape."""
@@ -77,7 +74,7 @@ class RotaryAttention(nn.Module):
         c = c if self.modulation is None else self.modulation(t, c)
         c = self.qkv(append_time(t, c) if self.time == "concat" else c)
         q, k, v = c.unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-2, -3)  # each [..., heads, L, d]
-        turn = rotation(self.frequencies, x.shape[-2], q.dtype)
+        turn = rotation(q, self.base)
         y = self._mix(rotate(q, turn), rotate(k, turn), v)
         return self.out(y.transpose(-2, -3).flatten(-2))
 
@@ -93,12 +90,14 @@ class RotaryAttention(nn.Module):
         return f"dim={self.dim}, heads={self.heads}, time={self.time!r}"
 
 
-def rotation(frequencies: Tensor, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine [length, d/2] of position * frequency, for positions 0 .. length - 1."""
-    # At least single precision: bfloat16 cannot count beyond 256.
-    wide = torch.promote_types(dtype, torch.float32)
-    angle = torch.arange(length, device=frequencies.device, dtype=wide).unsqueeze(-1) * frequencies.to(wide)
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+def rotation(x: Tensor, base: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [L, d/2] of position * base^(-2m/d) for x [..., L, d], in x's dtype."""
+    # Computed in at least single precision, and not kept in a buffer: bfloat16 cannot count beyond 256.
+    wide = torch.promote_types(x.dtype, torch.float32)
+    length, pairs = x.shape[-2], x.shape[-1] // 2
+    frequencies = base ** (-torch.arange(pairs, device=x.device, dtype=wide) / pairs)
+    angle = torch.arange(length, device=x.device, dtype=wide).unsqueeze(-1) * frequencies
+    return angle.cos().to(x.dtype), angle.sin().to(x.dtype)
 
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:

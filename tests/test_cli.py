@@ -53,7 +53,7 @@ def user_configs(tmp_path: Path) -> Path:
         (["experiment=digits", "block=engram"], ["Engram needs", "ids"]),
         (
             ["experiment=digits", "scheme=exponential"],
-            ["scheme=exponential", "Residual takes no scheme", "block=delta"],
+            ["Residual takes no scheme", "block=delta"],
         ),
         (["experiment=digits", "scheme=exponentiel"], ["did you mean 'exponential'"]),
         (["experiment=bytes_lm", "data=digits"], ["language_model", "data=bytes", "LabelledImages"]),

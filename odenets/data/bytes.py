@@ -67,9 +67,7 @@ class Bytes:
         parts = list(self._contents(source))
         sizes = [len(part) for part in parts]
         if sum(sizes) < 2:
-            raise UserError(
-                f"data.path={source}: expected text, found {sum(sizes)} bytes in {len(parts)} files"
-            )
+            raise UserError(f"data.path={source}: expected text, found {sum(sizes)} bytes in {len(parts)} files")
         whole = torch.from_numpy(np.frombuffer(b"".join(parts), dtype=np.uint8).copy())
         cut = _cut(sizes, self.held_out)
         return ByteCorpus(whole[:cut], whole[cut:], str(source), len(parts))

@@ -30,6 +30,7 @@ class VaryingBlock(Block):
         super().__init__()
         self.varying = TimeVarying(block, basis, nodes, T)
         self.T = T
+        self._bind()
 
     @property
     def template(self) -> Any:
@@ -49,14 +50,18 @@ class VaryingBlock(Block):
         return functional_call(self.template, self.varying.weights(t), (t, x, h), inputs)
 
     def lift(self, x: Tensor) -> Any:
-        return self._call("lift", 0.0, x, x)
+        return self._call(self._ends[0], 0.0, x, x)
 
     def readout(self, state: Any) -> Tensor:
-        return self._call("readout", self.T, _leaf(state), state)
+        return self._call(self._ends[1], self.T, _leaf(state), state)
 
-    def _call(self, method: str, t: float, like: Tensor, argument: Any) -> Any:
+    def _bind(self) -> None:
+        # In a tuple: modules that hold the template a second time must not be children.
+        self._ends = (_Method(self.template, "lift"), _Method(self.template, "readout"))
+
+    def _call(self, method: nn.Module, t: float, like: Tensor, argument: Any) -> Any:
         weights = {f"block.{name}": w for name, w in self.varying.weights(as_time(t, like)).items()}
-        return functional_call(_Method(self.template, method), weights, (argument,))
+        return functional_call(method, weights, (argument,))
 
 
 def _leaf(state: Any) -> Tensor:
@@ -102,6 +107,7 @@ def rescheme(block: Block, name: str) -> Block:
         clone = _detached(block)
         clone.varying = _detached(block.varying)
         clone.varying.template = rescheme(block.template, name)
+        clone._bind()
         return clone
     if callable(getattr(block, "with_scheme", None)):
         return block.with_scheme(name)  # type: ignore[operator]

@@ -124,7 +124,19 @@ def test_resuming_what_is_no_run_is_refused(refused: Refused, tmp_path: Path):
 
 def test_list_shows_every_option_with_a_description_in_80_columns(cli: Callable[..., Any]):
     out = cli("list").out
-    for words in ("experiment=", "  digits ", "  lynx_hare ", "  dopri5 ", "  adjoint ", "  neural_ode "):
+    for words in (
+        "experiment=",
+        "  digits ",
+        "  lynx_hare ",
+        "  dopri5 ",
+        "  adjoint ",
+        "  neural_ode ",
+        "branch=",
+        "  swiglu ",
+        "scheme=",
+        "  exponential ",
+        "  bytes_lm ",
+    ):
         assert words in out
     for line in out.splitlines():
         assert len(line) <= 80

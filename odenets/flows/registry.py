@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 
 from odenets.flows.exponential import Exponential
@@ -44,14 +45,14 @@ def resolve_scheme(scheme: str | Scheme | ButcherTableau) -> Scheme:
     if isinstance(scheme, Scheme):
         return scheme
     if isinstance(scheme, ButcherTableau):
-        return Rational.from_tableau(scheme)
+        return _of_tableau(scheme)
     if not isinstance(scheme, str):
         raise ValueError(f"scheme must be a name, a Scheme or a ButcherTableau, got {type(scheme).__name__}.")
     name = ALIASES.get(scheme, scheme)
     if name in SCHEMES:
         return SCHEMES[name]
     if name in TABLEAUS:
-        return Rational.from_tableau(TABLEAUS[name])
+        return _of_tableau(TABLEAUS[name])
     with_value = re.fullmatch(r"theta\(([0-9.eE+-]+)\)", name)
     if with_value:
         return theta(float(with_value[1]))
@@ -59,3 +60,9 @@ def resolve_scheme(scheme: str | Scheme | ButcherTableau) -> Scheme:
     near = difflib.get_close_matches(name, known, n=2)
     hint = f"did you mean {' or '.join(near)}?" if near else f"use one of {', '.join(known)}."
     raise ValueError(f"unknown scheme {scheme!r}; {hint}")
+
+
+@functools.cache
+def _of_tableau(tableau: ButcherTableau) -> Rational:
+    """Once per tableau: the exact arithmetic takes longer than a step."""
+    return Rational.from_tableau(tableau)

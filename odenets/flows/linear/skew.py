@@ -35,11 +35,14 @@ class Skew(LinearPart):
         self.gamma = gamma
 
     def matrix(self) -> Tensor:
-        gamma = self.gamma[..., None, None] if isinstance(self.gamma, Tensor) else self.gamma
-        return self.s - self.s.mT - gamma * torch.eye(self.s.shape[-1], dtype=self.s.dtype, device=self.s.device)
+        return self._matrix(self.s)
+
+    def _matrix(self, s: Tensor) -> Tensor:
+        gamma = self.gamma.to(s.dtype)[..., None, None] if isinstance(self.gamma, Tensor) else self.gamma
+        return s - s.mT - gamma * torch.eye(s.shape[-1], dtype=s.dtype, device=s.device)
 
     def apply(self, x: Tensor) -> Tensor:
-        return _times(self.matrix().to(x.dtype), x)
+        return _times(self._matrix(self.s.to(x.dtype)), x)
 
     def forcing(self, b: Forcing) -> Tensor | float:
         if isinstance(b, Outer):
@@ -48,7 +51,7 @@ class Skew(LinearPart):
 
     def _propagate(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor:
         step = h.unsqueeze(-1) if isinstance(h, Tensor) and h.dim() else h
-        m = step * self.matrix().to(x.dtype)
+        m = step * self._matrix(self.s.to(x.dtype))
         if b is None:
             return _times(scheme.R_matrix(m), x)
         r, q = scheme.matrices(m)

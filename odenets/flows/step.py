@@ -41,8 +41,9 @@ def half_frozen_step(
 ) -> Tensor:
     """A frozen step of size h/2 predicts the middle; A and b from there carry x over the whole step.
 
-    Two evaluations. Order 2 for every scheme of order >= 2; for the two Euler schemes it stays 1. With the exponential
-    scheme and A = 0 this is the explicit midpoint rule.
+    Two evaluations. Order 2 for every scheme of order >= 2; for the two Euler schemes it stays 1, unless A = 0: then
+    this is the explicit midpoint rule for every scheme. A `RankOne` part with the paper's coefficient has order 2 only
+    if |k| = 1.
 
     Args: as for `frozen_step`; h is a float, [] or one per sample [B], because the middle has a time.
 

@@ -83,8 +83,8 @@ class AdaptiveIntegrator(Integrator):
         self.limit_tensor: Tensor | None = None
         self.attempts = 0
 
-    def aim(self, ts: Tensor | None) -> None:
-        self.limit = None if ts is None else float(ts[-1].detach())
+    def aim(self, ts: Tensor | None, end: float | None = None) -> None:
+        self.limit = end
         self.limit_tensor = None if ts is None else ts[-1].to(self.t.dtype)
         self.attempts = 0
         self._derivative()

@@ -69,7 +69,7 @@ class FixedIntegrator(Integrator):
 
     # The grid
 
-    def aim(self, ts: Tensor | None) -> None:
+    def aim(self, ts: Tensor | None, end: float | None = None) -> None:
         if ts is None:
             if self.step_size is None:
                 raise InputError("a fixed-step solve without an end needs `step_size`.")

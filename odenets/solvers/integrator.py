@@ -132,8 +132,8 @@ class Integrator(ABC):
         self.recorder: list[Step] | None = None
 
     @abstractmethod
-    def aim(self, ts: Tensor | None) -> None:
-        """The next times wanted, [m] in walking order; the last is not overstepped. None: walk on without an end."""
+    def aim(self, ts: Tensor | None, end: float | None = None) -> None:
+        """The next times wanted, [m] in walking order; the last, `end`, is not overstepped. None: no end."""
 
     @abstractmethod
     def step(self) -> Step | None:
@@ -146,10 +146,13 @@ class Integrator(ABC):
     def fail(self, status: Status, message: str) -> None:
         self.status, self.message = status, message
 
-    def outputs(self, ts: Tensor) -> Tensor:
-        """States at times `ts` [m] ahead in walking order: [m', *state], m' < m if the solve failed before the end."""
-        self.aim(ts)
-        times: list[float] = ts.tolist()
+    def outputs(self, ts: Tensor, times: list[float] | None = None) -> Tensor:
+        """States at times `ts` [m] ahead in walking order: [m', *state], m' < m if the solve failed before the end.
+
+        `times` are the same as floats, for a caller who has them.
+        """
+        times = ts.tolist() if times is None else times
+        self.aim(ts, times[-1])
         chunks: list[Tensor] = []
         i = 0
         while i < len(times):

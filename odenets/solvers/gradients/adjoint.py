@@ -126,6 +126,7 @@ def _backward(
     vector = layout.flatten(state)
     grad_ts = torch.zeros_like(ts) if times_need_grad else None
     integrator = None
+    host: list[float] = ts.tolist()
     for i in range(len(ts) - 1, 0, -1):
         adj_t, _, adj_y, *adj_params = layout.unflatten(vector)
         if grad_ts is not None:
@@ -135,7 +136,7 @@ def _backward(
             adj_t = adj_t - effect.to(real)
         if i < len(ts) - 1 or grad_ts is not None:
             vector = layout.flatten((adj_t, ys[i], adj_y, *adj_params))
-        if bool(ts[i - 1] == ts[i]):  # an event at the very start
+        if host[i - 1] == host[i]:  # an event at the very start
             adj_t, y, adj_y, *adj_params = layout.unflatten(vector)
             vector = layout.flatten((adj_t, y, adj_y + grad_ys[i - 1], *adj_params))
             continue
@@ -143,7 +144,7 @@ def _backward(
             integrator = problem.start_backward(function, layout, ts[i], vector, norm)
         else:
             integrator.jump(vector)
-        reached = integrator.outputs(ts[i - 1 : i])
+        reached = integrator.outputs(ts[i - 1 : i], host[i - 1 : i])
         if not len(reached):
             raise SolveError(f"the backward solve of the adjoint failed: {integrator.message}")
         adj_t, y, adj_y, *adj_params = layout.unflatten(reached[0])

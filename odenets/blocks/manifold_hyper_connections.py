@@ -18,7 +18,7 @@ RMS_EPS = 1e-20
 
 class ManifoldHyperConnections(StreamBlock):
     """`H_res X + H_post^T F(H_pre X)` on streams X [.., n, C] with H_res doubly stochastic (mHC, arXiv:2512.24880,
-    eqs. 3, 5 to 9), or any scheme's step of `X' = G X + H_post^T F(H_pre X)` with a generator G.
+    eqs. 3 and 7 to 9), or any scheme's step of `X' = G X + H_post^T F(H_pre X)` with a generator G.
 
     With r = RMS(vec X) and, per token, H~ = (1/r) alpha (vec(X) phi) + b of size n, n and n^2 (or K):
     H_pre = sigmoid(H~_pre), H_post = 2 sigmoid(H~_post), and

@@ -12,7 +12,7 @@ Make = Callable[[nn.Module, int], Block]
 BLOCKS: dict[str, Make] = {
     "residual": lambda f, d: Residual(f),
     "plain": lambda f, d: Plain(f),
-    "highway": lambda f, d: Highway(f, d),
+    "highway": lambda f, d: Highway(f, d, norm=nn.RMSNorm(d)),
     "highway exponential": lambda f, d: Highway(f, d, scheme="exponential", step="half_frozen"),
     "delta": lambda f, d: Delta(f, d),
     "delta half frozen": lambda f, d: Delta(f, d, step="half_frozen", coefficient="exact"),

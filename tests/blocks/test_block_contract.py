@@ -1,4 +1,4 @@
-"""What every block keeps: causality, images, per-sample steps, dtype, gradients to all weights, its own vector field."""
+"""What every block keeps: causality, images, steps per sample, dtype, gradients to all weights, its vector field."""
 
 from collections.abc import Iterator
 
@@ -67,17 +67,35 @@ def test_steps_and_times_per_sample_equal_a_loop(name: str):
         torch.testing.assert_close(together[i : i + 1], step(block, float(t[i]), x[i : i + 1], float(h[i])))
 
 
+class OnPixels(nn.Module):
+    """A field on images [B, C, H, W] as a field on [B, H, W, C]."""
+
+    def __init__(self, field: nn.Module):
+        super().__init__()
+        self.field = field
+
+    def forward(self, t: torch.Tensor | float, x: torch.Tensor) -> torch.Tensor:
+        return self.field(t, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_images_equal_their_pixels_as_tokens(name: str):
     torch.manual_seed(0)
-    on_pixels = shaken(BLOCKS[name](MLP(D, 8, depth=1, activation="silu"), D)).double()
-    on_images = BLOCKS[name](Conv(D, 8, kernel_size=1, activation="silu"), D).double()
+    on_pixels = shaken(BLOCKS[name](OnPixels(Conv(D, 8)), D)).double()
+    on_images = BLOCKS[name](Conv(D, 8), D).double()
     with torch.no_grad():
         for a, b in zip(on_images.parameters(), on_pixels.parameters(), strict=True):
-            a.copy_(b.reshape(a.shape))
+            a.copy_(b)
     images = torch.randn(2, D, 5, 4, dtype=torch.float64)
-    expected = step(on_pixels, 0.0, images.movedim(1, -1), 0.5).movedim(-1, 1)
+    expected = step(on_pixels, 0.0, images.permute(0, 2, 3, 1), 0.5).permute(0, 3, 1, 2)
     torch.testing.assert_close(step(on_images, 0.0, images, 0.5), expected)
+
+
+@pytest.mark.parametrize("name", SEQUENCE_BLOCKS)
+def test_no_weight_is_held_under_two_names(name: str):
+    block = SEQUENCE_BLOCKS[name](MLP(D, 8), D)
+    names = [n for n, _ in block.named_parameters(remove_duplicate=False)]
+    assert len(names) == len(list(block.parameters()))
 
 
 @pytest.mark.parametrize("name", SEQUENCE_BLOCKS)

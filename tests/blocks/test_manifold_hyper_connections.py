@@ -42,7 +42,7 @@ def sinkhorn(m: Tensor) -> Tensor:
 
 def generator(rates: Tensor, permutations: list[tuple[int, ...]], n: int) -> Tensor:
     eye = torch.eye(n, dtype=rates.dtype)
-    return sum(rates[..., k, None, None] * (eye[list(p)] - eye) for k, p in enumerate(permutations))
+    return torch.stack([rates[..., k, None, None] * (eye[list(p)] - eye) for k, p in enumerate(permutations)]).sum(0)
 
 
 @pytest.mark.parametrize("h", [1.0, 0.3])

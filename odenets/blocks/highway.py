@@ -21,7 +21,7 @@ class Highway(FlowBlock):
 
     Srivastava, Greff, Schmidhuber 2015 (arXiv:1505.00387, eq. 3, coupled carry gate). With h = 1, backward Euler
     (tau = e^z), the exponential scheme (tau = softplus z) and forward Euler (tau = sigmoid z) all have the paper's gate
-    T = sigmoid(z), z = W_T x + b_T (eq. 4): they differ at other step sizes, where T = h e^z / (1 + h e^z),
+    T = sigmoid(z), z = W_T x + b_T: they differ at other step sizes, where T = h e^z / (1 + h e^z),
     1 - (1 + e^z)^(-h) and h sigmoid(z). No scheme lets T leave [0, 1] for h <= 1.
 
     Initialisation: b_T = `bias` < 0, so that the block starts near the identity (section 2.2); W_T normal, std 0.02.

@@ -9,7 +9,7 @@ from odenets.flows import Scheme, StreamFlow
 
 
 class HyperConnections(StreamBlock):
-    """`A_r^T H + B^T F(A_m^T H)` on streams H [.., n, C] (Zhu et al. 2024, arXiv:2409.19606, eq. 2).
+    """`A_r^T H + B^T F(A_m^T H)` on streams H [.., n, C] (Zhu et al. 2024, arXiv:2409.19606).
 
     As a flow: H' = (A_r^T - I) H + B^T F(A_m^T H), whose forward Euler step with h = 1 is the paper's; other schemes
     and step sizes act on A_r^T - I, which nothing keeps stable. The dynamic form, with H^ = LayerNorm(H) per

@@ -68,6 +68,35 @@ def test_full_steps_of_gates_that_cannot_overshoot_keep_the_deltas_gradient():
             assert 0.1 < gain < 10
 
 
+class Detached(nn.Module):
+    """A field that no gradient goes through."""
+
+    def __init__(self, field: nn.Module):
+        super().__init__()
+        self.field = field
+
+    def forward(self, t: torch.Tensor | float, x: torch.Tensor) -> torch.Tensor:
+        return self.field(t, x).detach()
+
+
+def test_full_steps_of_delta_at_beta_1_multiply_the_gradient_through_the_direction():
+    # The state neither grows, as a residual one does, nor shrinks: what each layer's k(X) adds to the gradient does not
+    # fade with depth and compounds. With k held fixed, or gates of 0.1, nothing of the kind.
+    signal, gradient = gains(FLOWS["delta"], T=LAYERS)
+    assert 0.1 < signal < 10
+    assert gradient > 10
+    for make in (lambda: Delta(Detached(branch()), D), lambda: Delta(branch(), D, beta_0=0.1)):
+        for gain in gains(make, T=LAYERS):
+            assert 0.1 < gain < 10
+
+
+def test_full_steps_of_highways_forget_the_input_unless_their_gates_are_closed():
+    forgotten = gains(FLOWS["highway"], T=LAYERS)
+    assert max(forgotten) < 0.2
+    for gain in gains(lambda: Highway(branch(), D, norm=norm(), bias=-6.0), T=LAYERS):
+        assert 0.1 < gain < 10
+
+
 def test_without_a_skip_connection_the_gradient_is_lost():
     assert gains(lambda: Plain(branch(), norm()), T=LAYERS)[1] < 0.02
 

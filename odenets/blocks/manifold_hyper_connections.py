@@ -35,8 +35,8 @@ class ManifoldHyperConnections(StreamBlock):
     is of order 1; zero would leave the streams identical), b_pre = logit(1/n), b_post = 0, b_res = 10 I, or such that
     the streams exchange 0.01 of their content per unit of time. With alpha = 0 and copied streams this is the residual
     block of branch and norm. Coefficients are computed in float32 at least. The streams' mean is the output:
-    doubly stochastic mixing conserves it, so that the last block's H_res has no gradient; nor has the first one's, which
-    mixes equal streams.
+    doubly stochastic mixing conserves it, so that the last block's H_res has no gradient; nor has the first one's,
+    which mixes equal streams.
 
     Args:
         branch: F, a field `f(t, u) -> [u.shape]`.

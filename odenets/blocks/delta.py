@@ -27,7 +27,7 @@ class DeltaCoefficients(NamedTuple):
 
 
 class Delta(FlowBlock):
-    """`X + beta k (v^T - k^T X)` on X [.., d, d_v]: Deep Delta Learning (arXiv:2601.00417, eq. 2.6) with the gate
+    """`X + beta k (v^T - k^T X)` on X [.., d, d_v]: Deep Delta Learning (arXiv:2601.00417) with the gate
     beta = 1 - R(-h rate) of any scheme on `X' = rate k (v^T - k^T X)`.
 
     c = RMSNorm(X) for d_v = 1, RMSNorm(Compress(X)) otherwise; k~ = branch(t, c), the branch's output itself;
@@ -35,6 +35,9 @@ class Delta(FlowBlock):
     the function of z that gives the scheme its gate at h = 1 (`rate_from_logits`): with the default implicit midpoint
     rule, rate = 2 e^z and beta = 2 sigmoid(z), the paper's gate exactly, for h = 1; forward Euler has that gate for
     h = 1 too, backward Euler and the exponential scheme have sigmoid(z), which cannot overshoot.
+
+    Depth: with h = 1 and beta_0 = 1 untrained stacks multiply gradients through k(X), by about 45 in 200 layers of
+    width 64; beta_0 = 0.1, h = 1/200 or a scheme that cannot overshoot keep them within a factor 2.
 
     Initialisation: b = logit(beta_0 / 2); W_b (W2) normal with std 0.02, everything else as `nn.Linear`; compressions
     to the mean over d_v, expansions to copies.

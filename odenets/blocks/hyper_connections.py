@@ -9,16 +9,16 @@ from odenets.flows import Scheme, StreamFlow
 
 
 class HyperConnections(StreamBlock):
-    """`A_r^T H + B^T F(A_m^T H)` on streams H [.., n, C] (Zhu et al. 2024, arXiv:2409.19606, eqs. 1 to 5).
+    """`A_r^T H + B^T F(A_m^T H)` on streams H [.., n, C] (Zhu et al. 2024, arXiv:2409.19606).
 
     As a flow: H' = (A_r^T - I) H + B^T F(A_m^T H), whose forward Euler step with h = 1 is the paper's; other schemes
-    and step sizes act on A_r^T - I, which nothing keeps stable. Dynamic (eqs. 10 to 13), with H^ = LayerNorm(H) per
+    and step sizes act on A_r^T - I, which nothing keeps stable. The dynamic form, with H^ = LayerNorm(H) per
     stream:
 
         B(H) = s_b tanh(H^ W_b) + B,   A_m(H) = s_a tanh(H^ W_m) + A_m,   A_r(H) = s_a tanh(H^ W_r) + A_r.
 
     Initialisation: W = 0, s_a = s_b = 0.01, B = 1, A_r = I, A_m = e_(k mod n) for block number k of a stack (which says
-    so through `place`). The stream's copies are summed at the output: n times what the residual net of these
+    so through `place`). The streams are summed at the output: n times what the residual net of these
     branches gives, as long as nothing is learned; put a norm behind it.
 
     Args:

@@ -18,8 +18,8 @@ RMS_EPS = 1e-20
 
 
 class ManifoldHyperConnections(StreamBlock):
-    """`H_res X + H_post^T F(H_pre X)` on streams X [.., n, C] with H_res doubly stochastic (mHC, arXiv:2512.24880,
-    eqs. 3, 5 to 9), or any scheme's step of `X' = G X + H_post^T F(H_pre X)` with a generator G.
+    """`H_res X + H_post^T F(H_pre X)` on streams X [.., n, C] with H_res doubly stochastic (mHC, arXiv:2512.24880),
+    or any scheme's step of `X' = G X + H_post^T F(H_pre X)` with a generator G.
 
     With r = RMS(vec X) and, per token, H~ = (1/r) alpha (vec(X) phi) + b of size n, n and n^2 (or K):
     H_pre = sigmoid(H~_pre), H_post = 2 sigmoid(H~_post), and
@@ -35,7 +35,9 @@ class ManifoldHyperConnections(StreamBlock):
     Initialisation: alpha = 0.01 (three scalars), phi normal with standard deviation 1/sqrt(nC) (so that vec(X) phi / r
     is of order 1; zero would leave the streams identical), b_pre = logit(1/n), b_post = 0, b_res = 10 I, or such that
     the streams exchange 0.01 of their content per unit of time. With alpha = 0 and copied streams this is the residual
-    block of branch and norm. Coefficients are computed in float32 at least. The streams' mean is the output.
+    block of branch and norm. Coefficients are computed in float32 at least. The streams' mean is the output:
+    doubly stochastic mixing conserves it, so that the last block's H_res has no gradient; nor has the first one's,
+    which mixes equal streams.
 
     Args:
         branch: F, a field `f(t, u) -> [u.shape]`.

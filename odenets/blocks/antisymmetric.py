@@ -18,6 +18,9 @@ class Antisymmetric(Block):
     `x+ = x + h f(t + h/2, (x + x+)/2)` by `iterations` fixed-point iterations from x, order 2 from two iterations on,
     convergent for h |W - W^T - gamma I| < 2.
 
+    The largest frequency at the start is about 2.8 scale: the step should resolve it. Over 200 blocks with weights of
+    their own (dim 32, scale 1) the gradient grew 1.6-fold at h = 0.1, 17-fold at 0.3 and 2e4-fold at 1.
+
     Args:
         dim: size of x along `axis`.
         gamma: diffusion >= 0.

@@ -1,11 +1,27 @@
 """Attention over depth in place of the residual sum."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from odenets.blocks.base import Block, step_size
 from odenets.blocks.branches import Prenormed
-from odenets.blocks.history import History, mix, rms_normed
+from odenets.blocks.history import mix
+
+
+class Attended(NamedTuple):
+    """The state of a stack that attends over its depth.
+
+    Attributes:
+        x: the mixture the next branch reads, and the output.
+        values: v_0 .. v_n, each with x's shape.
+        scales: 1 / rms(v_i), each with x's shape without the feature axis.
+    """
+
+    x: Tensor
+    values: tuple[Tensor, ...]
+    scales: tuple[Tensor, ...]
 
 
 class AttentionResidual(Block):
@@ -33,20 +49,23 @@ class AttentionResidual(Block):
         self.eps = eps
         self.axis = axis
 
-    def forward(self, t: Tensor | float, x: History, h: Tensor | float) -> History:
-        (now,) = x.inputs
-        earlier = (*x.earlier, step_size(h, now) * self.field(t, now))
-        logits = [self._score(v) for v in earlier]
-        weights = torch.stack(logits).softmax(0).to(now.dtype).unsqueeze(self.axis if self.axis < 0 else self.axis + 1)
-        return History((mix(list(weights), earlier),), earlier)
+    def forward(self, t: Tensor | float, x: Attended, h: Tensor | float) -> Attended:
+        new = step_size(h, x.x) * self.field(t, x.x)
+        values, scales = (*x.values, new), (*x.scales, self._scale(new))
+        # w . RMSNorm(v) = (w . v) / rms(v), in float32 or wider: a softmax over a hundred terms needs the digits.
+        dtype = scales[0].dtype
+        query = self.query.to(dtype)
+        dots = torch.stack([v.to(dtype).movedim(self.axis, -1) @ query for v in values])  # [n, ..]
+        weights = (dots * torch.stack(scales)).softmax(0).to(new.dtype)
+        weights = weights.unsqueeze(self.axis if self.axis < 0 else self.axis + 1)
+        return Attended(mix(weights.unbind(), values), values, scales)
 
-    def _score(self, v: Tensor) -> Tensor:
-        # In float32 or wider: a softmax over a hundred terms needs the digits.
-        v = v.to(torch.promote_types(v.dtype, torch.float32))
-        return rms_normed(v, self.axis, self.eps).movedim(self.axis, -1) @ self.query.to(v.dtype)
+    def _scale(self, v: Tensor) -> Tensor:
+        wide = v.to(torch.promote_types(v.dtype, torch.float32))
+        return (wide.square().mean(self.axis) + self.eps).rsqrt()
 
-    def lift(self, x: Tensor) -> History:
-        return History((x,), (x,))
+    def lift(self, x: Tensor) -> Attended:
+        return Attended(x, (x,), (self._scale(x),))
 
-    def readout(self, state: History) -> Tensor:
-        return state.inputs[-1]
+    def readout(self, state: Attended) -> Tensor:
+        return state.x

@@ -21,6 +21,9 @@ class ImplicitEuler(Block):
         gradient      z <- z - rate (r - h J^T r), r = z - x - h F(t + h, z), J = dF/dz: descent on |r|^2 / 2, for any
                       Lip(F) if rate < 2 / |I - hJ|^2; it differentiates F twice (attention: fused=False)
 
+    With a causal branch only "fixed_point" is causal: J^T runs from later positions to earlier ones, so that each
+    descent step looks ahead; keep "gradient" for images and other states without an order.
+
     Differentiated by autograd through the iterations. Neither is a global solve: `defect` says what is left of r. With
     iterations = 0 and an autonomous F this is the residual block.
 

@@ -1,10 +1,24 @@
 """Multiway dynamic dense connections."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from odenets.blocks.base import Block, step_size
-from odenets.blocks.history import History, mix, rms_normed
+from odenets.blocks.history import mix
+
+
+class History(NamedTuple):
+    """The state of densely connected blocks: what the next step reads, and what earlier steps left behind.
+
+    Attributes:
+        inputs: the streams, each with the activation's shape; the last one is the residual, and the output.
+        earlier: the states that are mixed, oldest first, each with the activation's shape.
+    """
+
+    inputs: tuple[Tensor, ...]
+    earlier: tuple[Tensor, ...]
 
 
 class Mudd(Block):
@@ -83,7 +97,8 @@ class Mudd(Block):
         return History(self._streams(earlier), earlier)
 
     def _streams(self, earlier: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        latest = rms_normed(earlier[-1], self.axis, self.eps).movedim(self.axis, -1)
+        latest = earlier[-1].movedim(self.axis, -1)
+        latest = latest * (latest.square().mean(-1, keepdim=True) + self.eps).rsqrt()
         dynamic = self.w2(nn.functional.gelu(self.w1(latest))).unflatten(-1, (self.streams, self.window))
         weights = (dynamic + self.a).to(earlier[-1].dtype).unsqueeze(self.axis - 2 if self.axis < 0 else self.axis)
         return tuple(mix([weights[..., s, j] for j in range(len(earlier))], earlier[::-1]) for s in range(self.streams))

@@ -1,16 +1,10 @@
 """What every block keeps: causality, images, steps per sample, dtype, gradients to all weights, its vector field."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 from torch import nn
 
 from odenets.blocks import Plain
-from odenets.configs import schema
-from odenets.configs.build import instantiate, plain
-from odenets.configs.catalog import groups
 from odenets.fields import MLP, Attention, Conv
 from odenets.models import FlowStack
 from tests.blocks.catalog import BLOCKS, SEQUENCE_BLOCKS, shaken, step
@@ -118,23 +112,6 @@ def test_a_small_step_follows_the_blocks_vector_field(name: str):
     h = 1e-6
     slope = (block(0.3, state, h) - state) / h
     torch.testing.assert_close(slope, block.field(0.3, state), rtol=1e-4, atol=1e-4)
-
-
-@pytest.fixture
-def hydra_ready() -> Iterator[None]:
-    schema.register()
-    with initialize_config_module("odenets.configs", version_base="1.3"):
-        yield
-
-
-@pytest.mark.parametrize("block", groups()["block"])
-def test_every_block_classifies_images_by_one_word_of_the_config(block: str, hydra_ready: None):
-    cfg = compose("train", ["experiment=digits", f"block={block}", "task.network.channels=8", "model.N=2"])
-    network = instantiate(plain(cfg)["task"]["network"], "task.network")
-    logits = network(torch.randn(2, 1, 8, 8))
-    assert logits.shape == (2, 10)
-    logits.sum().backward()
-    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in network.parameters())
 
 
 def test_plain_has_no_flow_and_ignores_h():

@@ -41,11 +41,11 @@ def main(epochs: int) -> None:
     trained, answers = model.flow, model(images[test]).softmax(-1)
     print("    h   steps   accuracy   mean change of the probabilities")
     for factor in (1, 2, 4):
-        model.flow = trained.refined(factor)
+        model.flow = trained.refine(factor)
         with torch.no_grad():
-            refined = model(images[test]).softmax(-1)
-        accuracy = (refined.argmax(1) == labels[test]).float().mean()
-        change = (refined - answers).abs().sum(-1).mean() / 2
+            finer = model(images[test]).softmax(-1)
+        accuracy = (finer.argmax(1) == labels[test]).float().mean()
+        change = (finer - answers).abs().sum(-1).mean() / 2
         print(f"{model.flow.h:5.3f} {model.flow.N:7d} {accuracy:10.4f} {change:10.4f}")
 
 

@@ -48,7 +48,19 @@ def user_configs(tmp_path: Path) -> Path:
         ),
         (["experiment=digits", "model=neural_ode", "solver.steps=4"], ["solver", "exclusive", "steps", "step_size"]),
         (["experiment=digits", "model=neural_ode", "solver=scipy"], ["Scipy", "gradient='adjoint'"]),
-        (["experiment=digits", "field=mlp"], ["MLP expects x"]),
+        (["experiment=digits", "branch=mlp"], ["MLP expects x"]),
+        (["experiment=bytes_lm", "block=hamiltonian"], ["Hamiltonian takes no branch", "block=residual"]),
+        (["experiment=digits", "block=engram"], ["Engram needs", "ids"]),
+        (
+            ["experiment=digits", "scheme=exponential"],
+            ["Residual takes no scheme", "block=delta"],
+        ),
+        (["experiment=digits", "scheme=exponentiel"], ["did you mean 'exponential'"]),
+        (["experiment=bytes_lm", "data=digits"], ["language_model", "data=bytes", "LabelledImages"]),
+        (["experiment=bytes_lm", "data.path=/nowhere"], ["data.path=/nowhere", "no such file or folder"]),
+        (["experiment=bytes_lm", "data.max_bytes=500"], ["more than 128 bytes", "task.network.context"]),
+        (["experiment=bytes_lm", "model.N=7"], ["multiple of its 2 kinds", "N=7"]),
+        (["experiment=bytes_lm", "model.parameters=splin"], ["parameters", "'splin'"]),
         (["run.resume=true"], ["run.dir=<folder>"]),
     ],
 )
@@ -112,7 +124,19 @@ def test_resuming_what_is_no_run_is_refused(refused: Refused, tmp_path: Path):
 
 def test_list_shows_every_option_with_a_description_in_80_columns(cli: Callable[..., Any]):
     out = cli("list").out
-    for words in ("experiment=", "  digits ", "  lynx_hare ", "  dopri5 ", "  adjoint ", "  neural_ode "):
+    for words in (
+        "experiment=",
+        "  digits ",
+        "  lynx_hare ",
+        "  dopri5 ",
+        "  adjoint ",
+        "  neural_ode ",
+        "branch=",
+        "  swiglu ",
+        "scheme=",
+        "  exponential ",
+        "  bytes_lm ",
+    ):
         assert words in out
     for line in out.splitlines():
         assert len(line) <= 80

@@ -4,15 +4,20 @@ from odenets.blocks.antisymmetric import Antisymmetric
 from odenets.blocks.attention_residual import AttentionResidual
 from odenets.blocks.base import Block, ReversibleBlock
 from odenets.blocks.branches import Prenormed
+from odenets.blocks.delta import Delta
 from odenets.blocks.engram import Engram
 from odenets.blocks.hamiltonian import Hamiltonian
+from odenets.blocks.highway import Highway
+from odenets.blocks.hyper_connections import HyperConnections
 from odenets.blocks.implicit_euler import ImplicitEuler
 from odenets.blocks.leapfrog import Leapfrog
 from odenets.blocks.macaron import Macaron
+from odenets.blocks.manifold_hyper_connections import ManifoldHyperConnections
 from odenets.blocks.momentum import Momentum
 from odenets.blocks.mudd import Mudd
 from odenets.blocks.multistep import LinearMultistep
 from odenets.blocks.ngram import NgramMemory
+from odenets.blocks.plain import Plain
 from odenets.blocks.polynet import PolyNet
 from odenets.blocks.residual import Residual
 from odenets.blocks.revnet import RevNet
@@ -23,15 +28,20 @@ __all__ = [
     "Antisymmetric",
     "AttentionResidual",
     "Block",
+    "Delta",
     "Engram",
     "Hamiltonian",
+    "Highway",
+    "HyperConnections",
     "ImplicitEuler",
     "Leapfrog",
     "LinearMultistep",
     "Macaron",
+    "ManifoldHyperConnections",
     "Momentum",
     "Mudd",
     "NgramMemory",
+    "Plain",
     "PolyNet",
     "Prenormed",
     "Residual",

@@ -38,6 +38,13 @@ class Block(nn.Module, ABC):
         """The output for a state of the flow, with the shape the input had."""
         return state
 
+    def place(self, index: int, count: int) -> None:
+        """Told once by the stack, at construction: this is block number index of count.
+
+        For blocks whose initialisation depends on depth (the hyper-connection that reads stream k mod n), or that own
+        weights for `lift` and `readout`, which a stack asks of its first and its last block.
+        """
+
 
 class ReversibleBlock(Block):
     """A block whose step can be undone in closed form, so that no state need be kept for the backward pass."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from odenets.configs import sublayers  # noqa: F401  (its resolvers, for saved configurations too)
 from odenets.errors import UserError, did_you_mean, one_line
 
 ALLOWED = ("odenets", "torch.nn", "torch.optim")
@@ -26,7 +27,7 @@ def instantiate(node: Any, path: str, allow: Sequence[str] = (), **extra: Any) -
     """Build the object described by `node`, found at `path` of the configuration.
 
     `allow` names packages outside odenets, torch.nn and torch.optim whose targets may be called; `extra` are keyword
-    arguments the code adds. Raises UserError, naming `path`, for a target that is refused or missing, for unknown,
+    arguments the code adds, in place of the node's own of that name. Raises UserError, naming `path`, for a target that is refused or missing, for unknown,
     missing or mistyped keys, and for values the target itself refuses with a ValueError.
     """
     if isinstance(node, (list, tuple)):
@@ -35,12 +36,13 @@ def instantiate(node: Any, path: str, allow: Sequence[str] = (), **extra: Any) -
         return node
     if "_target_" not in node:
         return {key: instantiate(child, f"{path}.{key}", allow) for key, child in node.items()}
-    if node.get("_partial_", False):
+    if node.get("_partial_", False):  # the factory's caller may replace children: `factory(branch=...)`
         whole = {key: child for key, child in node.items() if key != "_partial_"}
         return functools.partial(instantiate, whole, path, allow, **extra)
     target = resolve(node["_target_"], path, allow)
+    _check_extra(target, node, path, extra)
     arguments = {
-        key: instantiate(child, f"{path}.{key}", allow) for key, child in node.items() if key not in SPECIAL
+        key: instantiate(child, f"{path}.{key}", allow) for key, child in node.items() if key not in SPECIAL and key not in extra
     }
     try:
         return target(**arguments, **extra)
@@ -66,14 +68,28 @@ def check_targets(config: Mapping[str, Any], allow: Sequence[str] = ()) -> None:
 
 def unused_groups(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
     """Groups that the person typed overrides for and that the chosen task does not refer to, however indirectly."""
-    used, queue = set(), ["task"]
+    used: set[str] = set()
+    queue = ["task"]
     while queue:
         group = queue.pop()
         used.add(group)
         text = str(OmegaConf.to_container(cfg)[group])  # type: ignore[index, call-overload]
-        queue += [name for name in re.findall(r"\$\{(\w+)[.}]", text) if name in cfg and name not in used]
+        found = re.findall(r"\$\{(?:oc\.select:)?(\w+)[.}]", text)
+        found += ["branch", "branch2"] if "${sublayers:" in text else []
+        queue += [name for name in found if name in cfg and name not in used]
     named = {re.split(r"[.=@]", word.lstrip("+~"))[0] for word in typed}
-    return sorted(named & {"model", "field", "block", "solver", "gradient"} - used)
+    return sorted(named & {"model", "field", "block", "branch", "branch2", "solver", "gradient", "scheme"} - used)
+
+
+def refuse_unused_scheme(cfg: DictConfig) -> None:
+    """Raise UserError for a scheme that the block cannot take: the run would not be what was asked for."""
+    scheme = OmegaConf.select(cfg, "scheme.name")
+    if scheme not in (None, "forward_euler") and unused_groups(cfg, ["scheme"]):
+        block = OmegaConf.select(cfg, "block._target_")
+        raise UserError(
+            f"scheme={scheme}: {block} takes no scheme: without a linear part every frozen step is forward Euler; "
+            "choose a block with one, such as block=delta, or leave scheme= out"
+        )
 
 
 @contextlib.contextmanager
@@ -154,6 +170,15 @@ def _check_arguments(target: Any, node: Mapping[str, Any], path: str) -> None:
         missing = [n for n in names if parameters[n].default is inspect.Parameter.empty and n not in node]
         if missing:
             raise UserError(f"{path}: {node['_target_']} needs {', '.join(missing)}")
+
+
+def _check_extra(target: Any, node: Mapping[str, Any], path: str, extra: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(target).parameters
+    if "branch" in extra and "branch" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        raise UserError(
+            f"{path}: {node['_target_']} takes no branch, so it cannot carry the attention or MLP that this model puts "
+            "into its blocks; choose another block, such as block=residual"
+        )
 
 
 def _hints(target: Any) -> dict[str, Any]:

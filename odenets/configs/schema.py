@@ -1,6 +1,6 @@
 """The typed part of the configuration: what every run has, whatever its model.
 
-The other groups (`data`, `model`, `field`, `block`, `solver`, `task`, `optimizer`) hold `_target_` nodes; their schema
+The other groups (`data`, `model`, `field`, `block`, `branch`, `solver`, `task`, `optimizer`) hold `_target_` nodes; their schema
 is the signature of the target, so a new block or field needs no entry here (see `odenets.configs.build`).
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
+from odenets.configs import sublayers
 from odenets.configs.catalog import groups
 from odenets.errors import UserError, did_you_mean
 
@@ -76,6 +77,11 @@ class Config:
     model: Any = None
     field: Any = None
     block: Any = None
+    branch: Any = None
+    branch2: Any = None  # the second branch, for blocks and stacks that have two
+    scheme: Any = None
+    width: Any = None  # size of the state's feature dimension
+    axis: int = 1  # where the state has its features: 1 for images, -1 for sequences
     solver: Any = None
     gradient: GradientConf = dataclasses.field(default_factory=GradientConf)
     optimizer: Any = None
@@ -88,6 +94,7 @@ TYPED = {"": Config, "gradient": GradientConf, "trainer": TrainerConf, "run": Ru
 
 def register() -> None:
     """Make the schema known to Hydra under the name `schema`, first in the defaults list of train.yaml."""
+    sublayers.register()
     ConfigStore.instance().store(name="schema", node=Config, provider="odenets")
 
 

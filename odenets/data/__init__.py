@@ -1,6 +1,7 @@
-"""Real data that needs no network: handwritten digits, and the Hudson Bay lynx and hare counts."""
+"""Real data that needs no network: handwritten digits, lynx and hare counts, Python's own sources as bytes."""
 
+from odenets.data.bytes import ByteCorpus, Bytes
 from odenets.data.digits import Digits, LabelledImages
 from odenets.data.lynx_hare import LynxHare, Series
 
-__all__ = ["Digits", "LabelledImages", "LynxHare", "Series"]
+__all__ = ["ByteCorpus", "Bytes", "Digits", "LabelledImages", "LynxHare", "Series"]

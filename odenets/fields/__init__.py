@@ -2,8 +2,11 @@
 
 from odenets.fields.attention import Attention
 from odenets.fields.autonomous import Autonomous
+from odenets.fields.combined import Combined
 from odenets.fields.conv import Conv
 from odenets.fields.mlp import MLP
+from odenets.fields.rotary_attention import RotaryAttention
+from odenets.fields.swiglu import SwiGLU
 from odenets.fields.systems import Brusselator, Kepler, Lorenz, LotkaVolterra, Pendulum, Robertson, VanDerPol
 from odenets.fields.varying import TimeVarying
 
@@ -12,12 +15,15 @@ __all__ = [
     "Attention",
     "Autonomous",
     "Brusselator",
+    "Combined",
     "Conv",
     "Kepler",
     "Lorenz",
     "LotkaVolterra",
     "Pendulum",
     "Robertson",
+    "RotaryAttention",
+    "SwiGLU",
     "TimeVarying",
     "VanDerPol",
 ]

@@ -37,6 +37,8 @@ class Conv(nn.Module):
             [B, channels, H, W].
     """
 
+    channel_dim = 1  # where x has its channels: blocks that act on features ask for it
+
     def __init__(
         self,
         channels: int,

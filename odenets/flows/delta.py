@@ -13,7 +13,7 @@ from odenets.flows.linear import Along, RankOne
 class DeltaFlow(SemilinearFlow):
     """`X' = rate k (v^T - k^T X)` on X [.., d, d_v].
 
-    A frozen step is Deep Delta Learning, X + beta k (v^T - k^T X) (arXiv:2601.00417, eq. 2.6), with beta = the
+    A frozen step is Deep Delta Learning, X + beta k (v^T - k^T X) (arXiv:2601.00417), with beta = the
     scheme's gate at h rate.
 
     Args:

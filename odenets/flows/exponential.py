@@ -14,7 +14,7 @@ from odenets.flows.scheme import Scheme, at_least_single, check_square
 
 @dataclass(frozen=True)
 class Exponential(Scheme):
-    """R = e^z, Q = phi_1(z) = (e^z - 1) / z (Hochbruck, Ostermann, Acta Numerica 2010, eq. 2.5).
+    """R = e^z, Q = phi_1(z) = (e^z - 1) / z (Hochbruck, Ostermann, Acta Numerica 2010, section 2).
 
     Its frozen step is the exponential Euler method (ETD1); frozen at the half-step prediction, the exponential
     midpoint rule.

@@ -47,7 +47,7 @@ class Rational(Scheme):
 
     @classmethod
     def from_tableau(cls, tableau: ButcherTableau) -> Rational:
-        """Q(z) = b^T (I - z a)^{-1} 1 as a quotient of polynomials (Hairer, Wanner II, eqs. IV.3.2 and IV.3.3).
+        """Q(z) = b^T (I - z a)^{-1} 1 as a quotient of polynomials (Hairer, Wanner II, section IV.3).
 
         D = det(I - z a), and N = D sum_j (b^T a^j 1) z^j, which ends at degree s - 1. In exact arithmetic.
         """

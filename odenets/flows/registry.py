@@ -12,7 +12,7 @@ from odenets.flows.scheme import Scheme
 from odenets.solvers import TABLEAUS, ButcherTableau
 
 RADAU_IIA3 = ButcherTableau("radau_iia3", 3, a=((5 / 12, -1 / 12), (3 / 4, 1 / 4)), b=(3 / 4, 1 / 4), c=(1 / 3, 1.0))
-"""Radau IIA of order 3 (Hairer, Wanner II, table IV.5.5): L-stable, R = (1 + z/3) / (1 - 2z/3 + z^2/6)."""
+"""Radau IIA of order 3 (Hairer, Wanner II, section IV.5): L-stable, R = (1 + z/3) / (1 - 2z/3 + z^2/6)."""
 
 SCHEMES: dict[str, Scheme] = {
     "forward_euler": Rational("forward_euler", (1.0,)),

@@ -13,8 +13,8 @@ from odenets.flows.linear import Generator, Outer, StreamMatrix
 class StreamFlow(SemilinearFlow):
     """`X' = M X + p F(t, q^T X)` on streams X [.., n, C].
 
-    The frozen forward Euler step with h = 1 is (I + M) X + p F(q^T X): hyper-connections (arXiv:2409.19606, eq. 2)
-    with any M, manifold-constrained hyper-connections (arXiv:2512.24880, eq. 3) with a generator, H_res = I + M,
+    The frozen forward Euler step with h = 1 is (I + M) X + p F(q^T X): hyper-connections (arXiv:2409.19606)
+    with any M, manifold-constrained hyper-connections (arXiv:2512.24880) with a generator, H_res = I + M,
     H_pre = q^T, H_post = p^T.
 
     Args:

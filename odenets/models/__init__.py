@@ -2,6 +2,7 @@
 
 from odenets.models.classifier import ImageClassifier
 from odenets.models.flow_stack import FlowStack
+from odenets.models.language_model import LanguageModel
 from odenets.models.neural_ode import NeuralODE
 
-__all__ = ["FlowStack", "ImageClassifier", "NeuralODE"]
+__all__ = ["FlowStack", "ImageClassifier", "LanguageModel", "NeuralODE"]

@@ -113,7 +113,8 @@ class AdamsIntegrator(FixedIntegrator):
             corrected = add_scaled(self.y, h, self._weighted([n + 1, *past], [f1, *f_past], h, n))
             with torch.no_grad():
                 change = corrected - y1
-                done = float(error_ratio(change, y1 - self.y, corrected - self.y, self.rtol, self.atol).abs().max()) < 1
+                scaled = error_ratio(change, y1 - self.y, corrected - self.y, self.rtol, self.atol).abs()
+                done = scaled.numel() == 0 or float(scaled.max()) < 1
             y1 = corrected
             if done:
                 return y1

@@ -7,6 +7,7 @@ decide (times, sizes, limits) it holds as Python floats beside the tensors.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from .errors import InputError, Status
 from .initial_step import initial_step
 from .integrator import Callbacks, Integrator, Step
 from .norms import Norm
-from .step import Field, StepSize, error_ratio, runge_kutta_step, stage_times
+from .step import Field, StepSize, carries_derivative, error_ratio, runge_kutta_step, stage_times
 from .tableau import ButcherTableau
 
 
@@ -73,20 +74,20 @@ class AdaptiveIntegrator(Integrator):
         self.time_dtype = torch.empty((), dtype=y0.dtype).abs().dtype
         self.nodes = torch.tensor(tableau.c, dtype=t0.dtype, device=t0.device)
         self.stops = _Stops(step_t, jump_t, direction, self.now)
-        self._round = float if t0.dtype == torch.float64 else lambda x: float(np.float32(x))
+        self._round = _rounding(t0.dtype)
         self.f: Tensor | None = None
+        self.after_jump = False
         self.size: float | None = None
         self.previous = self.before = 1.0
         self.limit: float | None = None
         self.limit_tensor: Tensor | None = None
         self.attempts = 0
 
-    def aim(self, ts: Tensor | None) -> None:
-        self.limit = None if ts is None else float(ts[-1].detach())
+    def aim(self, ts: Tensor | None, end: float | None = None) -> None:
+        self.limit = end
         self.limit_tensor = None if ts is None else ts[-1].to(self.t.dtype)
         self.attempts = 0
-        if self.f is None:
-            self.f = self.field(self.t.to(self.time_dtype), self.y)
+        self._derivative()
         if self.size is None:
             self.size = self._first_size()
 
@@ -145,9 +146,10 @@ class AdaptiveIntegrator(Integrator):
         stop = self.stops.next(self.limit, self.limit_tensor)
         if stop is not None:
             left = (stop.time - self.now) * self.direction
-            if wanted >= left * (1 - 1e-14):
+            beyond = (self._round(self.now + wanted * self.direction) - stop.time) * self.direction >= 0
+            if beyond or wanted >= left * (1 - 1e-14):
                 h: StepSize = left * self.direction
-                if stop.is_limit and (stop.tensor.requires_grad or self.t.requires_grad):
+                if carries_derivative(stop.tensor) or carries_derivative(self.t):
                     h = stop.tensor - self.t
                 return h, left, stop.time, stop
         h = wanted * self.direction
@@ -166,23 +168,27 @@ class AdaptiveIntegrator(Integrator):
         return trial, ratio
 
     def _derivative(self) -> Tensor:
+        """f at the present state; just after a discontinuity that the last step ended at."""
         if self.f is None:
-            self.f = self.field(self.t.to(self.time_dtype), self.y)
+            t = self.t.to(self.time_dtype)
+            self.f = self.field(next_after(t, self.direction) if self.after_jump else t, self.y)
         return self.f
 
     def _accepted(self, h: StepSize, end: float, stop: _Stop | None, trial) -> Step:
         t0, start, y0 = self.t, self.now, self.y
         self.t = t0 + h if stop is None else stop.tensor
         self.now, self.y = end, trial.y1
-        self.f = trial.stages[-1] if self.tableau.fsal else None
-        if stop is not None and stop.is_jump:
-            self.f = self.field(next_after(stop.tensor.to(self.time_dtype), self.direction), self.y)
-        if stop is not None and not stop.is_limit:
-            self.stops.passed()
+        self.after_jump = stop is not None and stop.is_jump
+        self.f = trial.stages[-1] if self.tableau.fsal and not self.after_jump else None
+        end_derivative = self._derivative
+        if self.after_jump:  # this step's polynomial wants the side it came from
+            y1, just_before = trial.y1, next_after(self.t.to(self.time_dtype), -self.direction)
+            end_derivative = lambda: self.field(just_before, y1)  # noqa: E731
+        self.stops.passed(end)
         self.accepted += 1
         return Step(
-            t0, start, end, h, y0, trial.y1, trial.stages, self.tableau.dense, self._derivative,
-            ends_at_output=isinstance(h, Tensor),
+            t0, start, end, h, y0, trial.y1, trial.stages, self.tableau.dense, end_derivative,
+            ends_at_output=isinstance(h, Tensor) and stop is not None and stop.is_limit,
         )  # fmt: skip
 
     def _hopeless(self, refusals: int) -> bool:
@@ -202,10 +208,16 @@ class AdaptiveIntegrator(Integrator):
         where = f"at t = {self.now:.6g}"
         if not bool(torch.isfinite(self.y).all()):
             self.fail(Status.NON_FINITE, f"non-finite values in state `y` {where}: the solve was given or produced them.")
+        elif nonfinite and not bool(torch.isfinite(self._derivative()).all()):
+            self.fail(Status.NON_FINITE, f"the vector field is NaN or infinite {where}.")
         elif nonfinite:
-            f_bad = not bool(torch.isfinite(self._derivative()).all())
-            what = "the vector field is NaN or infinite" if f_bad else "the vector field is NaN or infinite just after"
-            self.fail(Status.NON_FINITE, f"{what} {where}: every step down to h = {size:.3g} was rejected for it.")
+            self.fail(
+                Status.NON_FINITE,
+                f"the vector field is NaN or infinite just after t = {self.now:.6g} (or atol is 0 where the state is 0): "
+                f"every step down to h = {size:.3g} was rejected for it.",
+            )
+        elif not self.attempts:
+            self.fail(Status.STEP_TOO_SMALL, f"underflow in dt {size:.3g} {where}: that is below the time's resolution.")
         else:
             self.fail(
                 Status.STEP_TOO_SMALL,
@@ -239,17 +251,27 @@ class _Stops:
 
     def next(self, limit: float | None, limit_tensor: Tensor | None) -> _Stop | None:
         stop = self.stops[self.index] if self.index < len(self.stops) else None
-        if limit is None or (stop is not None and (stop.time - limit) * self.direction <= 0):
+        if limit is None or (stop is not None and (stop.time - limit) * self.direction < 0):
             return stop
         assert limit_tensor is not None
-        return _Stop(limit_tensor, limit, is_limit=True)
+        return _Stop(limit_tensor, limit, is_jump=stop is not None and stop.time == limit and stop.is_jump, is_limit=True)
 
-    def passed(self) -> None:
-        self.index += 1
+    def passed(self, end: float) -> None:
+        while self.index < len(self.stops) and (self.stops[self.index].time - end) * self.direction <= 0:
+            self.index += 1
+
+
+def _rounding(dtype: torch.dtype) -> Callable[[float], float]:
+    """What storing a time in that precision makes of it."""
+    if dtype == torch.float64:
+        return float
+    if dtype == torch.float32:
+        return lambda x: float(np.float32(x))
+    return lambda x: float(torch.tensor(x, dtype=dtype))
 
 
 def next_after(t: Tensor, direction: float) -> Tensor:
     """The next representable time in that direction, with t's gradient."""
     with torch.no_grad():
-        neighbour = torch.nextafter(t, t + direction)
+        neighbour = torch.nextafter(t, torch.full_like(t, direction * math.inf))
     return t + (neighbour - t).detach() if t.requires_grad else neighbour

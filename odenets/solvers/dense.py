@@ -41,13 +41,14 @@ class DenseOutput:
         first, last = sorted(self.interval)
         for value in values:
             if not first <= value <= last:
-                raise InputError(f"t must lie in [{first:g}, {last:g}], where the solution is known, got {value:g}.")
+                raise InputError(f"t must lie in [{first:.17g}, {last:.17g}], where the solution is known, got {value:.17g}.")
         which = [min(bisect.bisect_left(self.ends, v * self.direction), len(self.steps) - 1) for v in values]
         parts: list[Tensor | None] = [None] * len(values)
         for index in set(which):
             members = sorted((i for i, w in enumerate(which) if w == index), key=lambda i: values[i] * self.direction)
-            states = self.steps[index].evaluate(times[members], [values[i] for i in members])
+            states = self.steps[index].evaluate(times[members], [values[i] for i in members], own=False)
             for i, state in zip(members, states.unbind()):
                 parts[i] = state
-        flat = torch.stack([part for part in parts if part is not None])
+        found = [part for part in parts if part is not None]
+        flat = torch.stack(found) if found else self.steps[0].y0.new_empty((0, *self.steps[0].y0.shape))
         return self.layout.unflatten(flat.reshape(*t.shape, *flat.shape[1:]), tuple(t.shape))

@@ -19,7 +19,7 @@ class _WholeInterval(Integrator):
         super().__init__(t0, y0, direction)
         self.field = field
 
-    def aim(self, ts: Tensor | None) -> None:
+    def aim(self, ts: Tensor | None, end: float | None = None) -> None:
         raise InputError("this solver does not show its steps: no events and no dense output.")
 
     def step(self) -> Step | None:
@@ -55,7 +55,7 @@ class ScipyIntegrator(_WholeInterval):
         if min_step:
             self.options["min_step"] = min_step
 
-    def outputs(self, ts: Tensor) -> Tensor:
+    def outputs(self, ts: Tensor, times: list[float] | None = None) -> Tensor:
         from scipy.integrate import solve_ivp  # slow to import, and few need it
 
         y0 = self.y.detach()
@@ -67,9 +67,9 @@ class ScipyIntegrator(_WholeInterval):
             with torch.no_grad():
                 return self.field(time, state).cpu().numpy().reshape(-1)
 
-        times = ts.detach().cpu().double().numpy()
+        wanted = ts.detach().cpu().double().numpy()
         result = solve_ivp(
-            function, (self.now, times[-1]), y0.cpu().numpy().reshape(-1), t_eval=times, **self.options
+            function, (self.now, wanted[-1]), y0.cpu().numpy().reshape(-1), t_eval=wanted, **self.options
         )  # fmt: skip
         if result.status < 0:
             bad = not bool(torch.isfinite(torch.as_tensor(result.y)).all())
@@ -90,12 +90,12 @@ class TorchdiffeqIntegrator(_WholeInterval):
         super().__init__(field, t0, y0, direction)
         self.arguments = {"method": method, "rtol": rtol, "atol": atol, "options": options}
 
-    def outputs(self, ts: Tensor) -> Tensor:
+    def outputs(self, ts: Tensor, times: list[float] | None = None) -> Tensor:
         import torchdiffeq
 
-        times = torch.cat([self.t.reshape(1).to(ts.dtype), ts])
+        all_times = torch.cat([self.t.reshape(1).to(ts.dtype), ts])
         try:
-            ys = torchdiffeq.odeint(self.field, self.y, times, **self.arguments)[1:]
+            ys = torchdiffeq.odeint(self.field, self.y, all_times, **self.arguments)[1:]
         except AssertionError as error:
             if bool(torch.isfinite(self.field(self.t.to(self.y.abs().dtype), self.y)).all()):
                 self.fail(Status.STEP_TOO_SMALL, f"torchdiffeq: {error}")

@@ -63,7 +63,7 @@ class FlatField:
     def _expanded(value: Tensor, like: Tensor) -> Tensor:
         """Broadcast to the state's shape (a field may return a constant), or say that it does not fit."""
         try:
-            return value.expand(like.shape)
+            return value.reshape(like.shape) if value.numel() == like.numel() == 1 else value.expand(like.shape)
         except RuntimeError:
             raise InputError(
                 f"the vector field must return the shape of the state {tuple(like.shape)}, got {tuple(value.shape)}."

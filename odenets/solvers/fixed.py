@@ -15,7 +15,7 @@ from torch import Tensor
 from .adaptive import next_after
 from .errors import InputError
 from .integrator import Callbacks, Integrator, Step
-from .step import Field, StepSize, runge_kutta_step
+from .step import Field, StepSize, carries_derivative, runge_kutta_step
 from .tableau import ButcherTableau
 
 GridConstructor = Callable[[Field, Tensor, Tensor], Tensor]
@@ -69,7 +69,7 @@ class FixedIntegrator(Integrator):
 
     # The grid
 
-    def aim(self, ts: Tensor | None) -> None:
+    def aim(self, ts: Tensor | None, end: float | None = None) -> None:
         if ts is None:
             if self.step_size is None:
                 raise InputError("a fixed-step solve without an end needs `step_size`.")
@@ -97,7 +97,7 @@ class FixedIntegrator(Integrator):
             return grid
         if self.step_size is not None:
             size = abs(float(self.step_size))
-            count = math.ceil(abs(float(end.detach()) - self.now) / size + 1)
+            count = max(2, math.ceil(abs(float(end.detach()) - self.now) / size + 1))
             points = start + torch.arange(count - 1, dtype=start.dtype, device=start.device) * (self.direction * size)
             return torch.cat([points, end.reshape(1)])
         if self.steps is not None:
@@ -128,7 +128,7 @@ class FixedIntegrator(Integrator):
                 columns[i] = next_after(edge, self.direction if c == 0 else -self.direction)
         self._times = torch.stack(columns, 1).to(self.time_dtype).reshape(-1).unbind()
         self._starts = self.grid[n : n + _BLOCK].unbind()
-        if grid.requires_grad and torch.is_grad_enabled():
+        if carries_derivative(grid):
             self._sizes: list[StepSize] = list(sizes.unbind())
         else:
             points = self.points[n : n + _BLOCK + 1]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .errors import Status
-from .step import StepSize, add_scaled, weighted_sum
+from .step import StepSize, add_scaled, carries_derivative, weighted_sum
 
 
 @dataclass
@@ -52,38 +52,50 @@ class Step:
     y1: Tensor
     stages: list[Tensor]
     coefficients: np.ndarray
-    end_derivative: Callable[[], Tensor] = field(repr=False)
+    end_derivative: Callable[[], Tensor] | None = field(repr=False)
     ends_at_output: bool = False
+
+    def finish(self) -> None:
+        """Take f at the end while the integrator stands there, and let go of the integrator."""
+        self._with_end_derivative()
+        self.end_derivative = None
 
     def _with_end_derivative(self) -> list[Tensor]:
         if len(self.stages) < len(self.coefficients):
+            assert self.end_derivative is not None
             # it is kept, so it must be recorded like the step was, even if it is first wanted under no_grad
             with torch.set_grad_enabled(self.y1.requires_grad):
                 self.stages = [*self.stages, self.end_derivative()]
         return self.stages
 
-    def evaluate(self, ts: Tensor, times: list[float]) -> Tensor:
-        """States [m, *state] at m times within the step, given as a tensor [m] and as floats."""
-        if torch.is_grad_enabled() and (ts.requires_grad or self.t0.requires_grad):
-            if self.ends_at_output and times[-1] == self.end:
+    def evaluate(self, ts: Tensor, times: list[float], own: bool = True) -> Tensor:
+        """States [m, *state] at m times within the step, given as a tensor [m] and as floats, in
+        walking order.
+
+        `own` says that they are the times the solve was asked for, of which the last may be the one the step was cut
+        to: then the step's size carries its gradient.
+        """
+        if carries_derivative(ts) or carries_derivative(self.t0):
+            if own and self.ends_at_output and times[-1] == self.end:
                 head = self._polynomial(ts[:-1]) if len(times) > 1 else self.y1.new_empty((0, *self.y1.shape))
                 return torch.cat([head, self.y1[None]])
             return self._polynomial(ts)
         return self._at(times)
 
     def _at(self, times: list[float]) -> Tensor:
-        if times[-1] == self.end:
-            if len(times) == 1:
-                return self.y1[None]
-            return torch.cat([self._at(times[:-1]), self.y1[None]])
+        inside = [time for time in times if time != self.end]
+        ends = [self.y1[None].expand(len(times) - len(inside), *self.y1.shape)]
+        if not inside:
+            return ends[0]
         h = self.end - self.start
-        theta = (np.array(times) - self.start) / h
+        theta = (np.array(inside) - self.start) / h
         weights = np.vander(theta, self.coefficients.shape[1] + 1, increasing=True)[:, 1:] @ self.coefficients.T
         stages = self._with_end_derivative()
-        if len(times) == 1:
-            return add_scaled(self.y0, h, weighted_sum(weights[0].tolist(), stages))[None]
-        weights_tensor = torch.from_numpy(weights * h).to(self.y0.device, self.y0.dtype)
-        return self._combined(weights_tensor, stages)
+        if len(inside) == 1:
+            states = add_scaled(self.y0, h, weighted_sum(weights[0].tolist(), stages))[None]
+        else:
+            states = self._combined(torch.from_numpy(weights * h).to(self.y0.device, self.y0.dtype), stages)
+        return torch.cat([states, *ends]) if len(inside) < len(times) else states
 
     def _polynomial(self, ts: Tensor) -> Tensor:
         """The same with everything as tensors, so that gradients reach t0 and ts."""
@@ -120,8 +132,8 @@ class Integrator(ABC):
         self.recorder: list[Step] | None = None
 
     @abstractmethod
-    def aim(self, ts: Tensor | None) -> None:
-        """The next times wanted, [m] in walking order; the last is not overstepped. None: walk on without an end."""
+    def aim(self, ts: Tensor | None, end: float | None = None) -> None:
+        """The next times wanted, [m] in walking order; the last, `end`, is not overstepped. None: no end."""
 
     @abstractmethod
     def step(self) -> Step | None:
@@ -134,10 +146,13 @@ class Integrator(ABC):
     def fail(self, status: Status, message: str) -> None:
         self.status, self.message = status, message
 
-    def outputs(self, ts: Tensor) -> Tensor:
-        """States at times `ts` [m] ahead in walking order: [m', *state], m' < m if the solve failed before the end."""
-        self.aim(ts)
-        times: list[float] = ts.tolist()
+    def outputs(self, ts: Tensor, times: list[float] | None = None) -> Tensor:
+        """States at times `ts` [m] ahead in walking order: [m', *state], m' < m if the solve failed before the end.
+
+        `times` are the same as floats, for a caller who has them.
+        """
+        times = ts.tolist() if times is None else times
+        self.aim(ts, times[-1])
         chunks: list[Tensor] = []
         i = 0
         while i < len(times):
@@ -145,6 +160,7 @@ class Integrator(ABC):
             if step is None:
                 break
             if self.recorder is not None:
+                step.finish()
                 self.recorder.append(step)
             j = i
             while j < len(times) and (times[j] - step.end) * self.direction <= 0:

@@ -46,7 +46,10 @@ class Clock(NamedTuple):
 
 
 class MaskedStep(NamedTuple):
-    """What a masked step did: from t0 to t1 (equal where nothing was accepted), step h [B], and the stages."""
+    """What a masked step did: from t0 to t1 (equal where nothing was accepted), step h [B], and the stages.
+
+    `accept` and `finite` [B] say where the step was taken, and where its error was a number at all.
+    """
 
     t0: Tensor
     t1: Tensor
@@ -55,6 +58,7 @@ class MaskedStep(NamedTuple):
     y1: Tensor
     stages: list[Tensor]
     accept: Tensor
+    finite: Tensor
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,8 @@ class Stepper:
         count = torch.zeros(t.shape, dtype=torch.int64, device=t.device)
         return Clock(t, size, y, f, one, one, torch.full_like(count, RUNNING), count, count)
 
-    def __call__(self, clock: Clock) -> tuple[Clock, MaskedStep]:
-        """One trial step of every running sample."""
+    def __call__(self, clock: Clock, only: Tensor | None = None) -> tuple[Clock, MaskedStep]:
+        """One trial step of every running sample; with `only` [B], the step already known to be accepted there."""
         t, y = clock.t, clock.y
         time_dtype = torch.empty((), dtype=y.dtype).abs().dtype
         running = clock.status == RUNNING
@@ -96,6 +100,8 @@ class Stepper:
         wanted = clock.size.clamp(self.min_step, self.max_step) if bounded else clock.size
         arrives = wanted >= left * (1 - 1e-14)
         size = torch.where(arrives, left, wanted).masked_fill(~running, 0.0)
+        if only is not None:
+            size = torch.where(only, size, 0.0)
         h = size * self.direction
         trial = runge_kutta_step(
             self.field, self.tableau, stage_times(self.nodes, t, h, time_dtype), over_state(h, y).to(y.dtype), y, clock.f
@@ -108,7 +114,7 @@ class Stepper:
             small_enough = ratio <= 1
             if self.min_step > 0:
                 small_enough = small_enough | (finite & (size <= self.min_step))
-            accept = running & small_enough
+            accept = running & small_enough if only is None else only
             refused = running & ~accept
             arrived = accept & arrives
             factor = self.controller.factor(self.tableau.order, ratio, clock.previous, clock.before)
@@ -131,7 +137,7 @@ class Stepper:
         rejected = clock.rejected + refused
         status = self._status(clock, running, refused, arrived, finite, next_size, accepted + rejected)
         next_clock = Clock(t1, next_size, y1, f, previous, before, status, accepted, rejected)
-        return next_clock, MaskedStep(t, t1, h, y, y1, stages, accept)
+        return next_clock, MaskedStep(t, t1, h, y, y1, stages, accept, finite)
 
     def _status(self, clock, running, refused, arrived, finite, next_size, trials) -> Tensor:
         span = torch.maximum(clock.t.abs(), self.limit.abs()).detach()

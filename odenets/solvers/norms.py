@@ -24,7 +24,7 @@ def rms_norm(x: Tensor) -> Tensor:
 
 def rms_norm_per_sample(x: Tensor) -> Tensor:
     """sqrt(mean |x|^2) over all but the first dimension: x [B, ...] -> [B]."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1) / math.sqrt(max(x[0].numel(), 1))
+    return torch.linalg.vector_norm(x.flatten(1), dim=1) / math.sqrt(max(x.shape[1:].numel(), 1))
 
 
 def largest_rms_norm(leaves: tuple[Tensor, ...]) -> Tensor | float:

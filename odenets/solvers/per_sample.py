@@ -83,6 +83,9 @@ def integrate_per_sample(stepper: Stepper, ts: Tensor, y0: Tensor, first_step: f
         y0: state there [batch, ...].
         first_step: first size; None chooses one per sample.
 
+    A sample that failed stays in the batch, at the state where it failed. If the field itself is NaN there, gradients
+    with respect to what all samples share are NaN too; those of the other samples' own states are not.
+
     Returns:
         states [T, batch, ...] and the clock at the end (its status holds `Status` codes).
     """
@@ -99,9 +102,15 @@ def integrate_per_sample(stepper: Stepper, ts: Tensor, y0: Tensor, first_step: f
     clock = stepper.start(t, size.detach(), y0, f)
     outputs = PerSampleOutputs(ts, stepper, y0)
     while True:
-        clock, step = stepper(clock)
+        before = clock
+        clock, step = stepper(before)
         now, new = outputs.count(step)
-        running, total = torch.stack([(clock.status == RUNNING).sum(), new.sum()]).tolist()
+        spoiled = (~step.accept & ~step.finite).sum()
+        running, total, refused = torch.stack([(clock.status == RUNNING).sum(), new.sum(), spoiled]).tolist()
+        if refused and torch.is_grad_enabled():
+            # a refused step that was not finite would put 0 * NaN into the gradients: leave it out of the graph
+            again, step = stepper(before, only=step.accept)
+            clock = clock._replace(t=again.t, y=again.y, f=again.f)
         outputs.collect(step, now, new, total)
         if not running:
             return outputs.stacked(), clock

@@ -59,6 +59,6 @@ class Solution:
 
     def raise_if_failed(self) -> Solution:
         """Returns itself, or raises SolveError with the cause."""
-        if self.message:
-            raise SolveError(self.message, self)
+        if self.message or not self.success:
+            raise SolveError(self.message or Status.NON_FINITE.meaning, self)
         return self

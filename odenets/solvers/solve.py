@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from .errors import InputError, Status
 from .field import FlatField
 from .fixed import FixedIntegrator
 from .gradients import GRADIENTS, AdjointProblem, adjoint_solve
-from .gradients.adjoint import adjoint_norm
+from .gradients.adjoint import adjoint_norm, distinct, find_parameters
 from .integrator import Integrator, Step
 from .norms import Norm, state_norm
 from .per_sample import failure_message, integrate_per_sample
@@ -26,7 +27,7 @@ from .state import StateLayout
 def solve(
     field: Callable[..., Any],
     y0: Any,
-    ts: Tensor | Sequence[float],
+    ts: Tensor | Sequence[float | Tensor],
     *,
     solver: Solver | str = "dopri5",
     gradient: str = "autograd",
@@ -89,6 +90,8 @@ def solve(
 
 def check_times(ts: Any, y: Tensor, per_sample: bool = False) -> Tensor:
     """Times as a float64 tensor on y's device. Raises InputError unless [T] (or [batch, T]) and strictly monotone."""
+    if isinstance(ts, (tuple, list)) and any(isinstance(t, Tensor) for t in ts):
+        ts = torch.stack([torch.as_tensor(t, dtype=torch.float64, device=y.device) for t in ts])
     # straight to float64: Python numbers would pass through float32 on their way
     ts = torch.as_tensor(ts, dtype=torch.float64, device=y.device)
     if not (ts.dim() == 1 or (per_sample and ts.dim() == 2 and len(ts) == len(y))) or ts.shape[-1] == 0:
@@ -128,18 +131,19 @@ def _check_combination(
 
 def _parameters(field: Any, args: tuple[Any, ...], params: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
     """Tensors to differentiate with respect to under the adjoint."""
-    if params is not None:
-        return tuple(p for p in params if p.requires_grad)
-    owner = getattr(field, "__self__", field)  # a module's bound method stands for the module
-    tensors = [leaf for leaf in torch.utils._pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
-    if isinstance(owner, nn.Module):
-        tensors += owner.parameters()
-    elif not any(x.requires_grad for x in tensors):
-        raise InputError(
-            "gradient='adjoint' cannot see what a plain function depends on: make the field an nn.Module, or pass "
-            "params=(...), () if there is nothing to differentiate but y0 and ts."
-        )
-    return tuple(p for p in tensors if p.requires_grad)
+    if params is None:
+        function = field.func if isinstance(field, functools.partial) else field
+        owner = getattr(function, "__self__", function)  # a module's bound method stands for the module
+        if not isinstance(owner, nn.Module):
+            raise InputError(
+                "gradient='adjoint' cannot see what a plain function depends on: make the field an nn.Module, or pass "
+                "params=(...), () if there is nothing to differentiate but y0 and ts."
+            )
+        bound = (field.args, field.keywords) if isinstance(field, functools.partial) else ()
+        params = [*find_parameters(owner)]
+        for leaf in torch.utils._pytree.tree_leaves((args, bound)):
+            params += find_parameters(leaf) if isinstance(leaf, nn.Module) else [leaf] * isinstance(leaf, Tensor)
+    return distinct(params)
 
 
 def _solve_steps(
@@ -154,12 +158,15 @@ def _solve_steps(
         ts = torch.stack([ts[0], *(step.t0 for step in steps[1:]), integrator.t.to(ts.dtype)][: len(steps) + 1])
         ys = torch.stack([y, *(step.y1 for step in steps)])
     solution = Solution(ts, pad_with_nan(ys, len(ts)), _stats(flat, integrator), integrator.status, integrator.message)
-    if dense:
-        assert steps is not None
+    if dense and steps:
         solution.dense = DenseOutput(steps, flat.layout, direction)
+    return _judged(solution, integrator)
+
+
+def _judged(solution: Solution, integrator: Integrator) -> Solution:
+    """With a fixed-step solve's status: nobody looked at the values while stepping. Does not wait for the device."""
     if isinstance(integrator, FixedIntegrator):
-        # nobody looked at the values while stepping: say it without waiting for the device
-        finite = torch.isfinite(ys[-1].detach()).all()
+        finite = torch.isfinite(solution.ys[-1].detach()).all()
         solution.status = torch.where(finite, int(Status.SUCCESS), int(Status.NON_FINITE))
     return solution
 
@@ -195,7 +202,7 @@ def _solve_adjoint(
     ys = adjoint_solve(problem, ts, y, params)
     forward_stats = _stats(flat, integrator)
     stats.nfe, stats.accepted, stats.rejected = forward_stats.nfe, forward_stats.accepted, forward_stats.rejected
-    return Solution(ts, ys, stats, integrator.status, integrator.message)
+    return _judged(Solution(ts, ys, stats, integrator.status, integrator.message), integrator)
 
 
 def start_backward(
@@ -216,7 +223,7 @@ def start_backward(
     if isinstance(solver, (FixedStep, Adams)) and solver.steps is not None:
         backward = dataclasses.replace(solver, steps=None, step_size=abs(span) / solver.steps)
     if isinstance(solver, Adaptive):
-        rtol, atol = _smallest(solver.rtol), _smallest(solver.atol)
+        rtol, atol = smallest(solver.rtol), smallest(solver.atol)
         backward = dataclasses.replace(solver, norm=norm, rtol=rtol, atol=atol)
     return backward.start(_Flat(function, layout), t, state, direction)
 
@@ -229,10 +236,9 @@ class _Flat(FlatField):
         return self.func(t, y)
 
 
-def _smallest(tolerance: Any) -> float:
-    if isinstance(tolerance, Tensor):
-        return float(tolerance.min())
-    return float(min(tolerance)) if isinstance(tolerance, Sequence) else float(tolerance)
+def smallest(tolerance: Any) -> float:
+    parts = tolerance if isinstance(tolerance, (tuple, list)) else [tolerance]
+    return min(float(torch.as_tensor(part).min()) for part in parts)
 
 
 def _stats(flat: FlatField, integrator: Integrator) -> Stats:

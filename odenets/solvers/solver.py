@@ -53,7 +53,7 @@ class Adaptive:
         norm: of the scaled error, given the user's state (tensor or tree); None is the root mean square, for a tree
             the largest of its leaves'.
         per_sample: every sample (first dimension) has its own step size and its own norm.
-        time_dtype: precision in which times are kept.
+        time_dtype: precision in which times are kept (float64 in any case with per_sample).
     """
 
     method: str = "dopri5"
@@ -269,14 +269,17 @@ def tolerance(name: str, value: Tolerance, layout: StateLayout, y0: Tensor) -> f
     if isinstance(value, Tensor):
         if value.requires_grad:
             raise InputError(f"{name} cannot require gradient")
-        return value.to(y0.device)
-    if not isinstance(value, Iterable):
+        if layout.spec is None or value.dim() == 0:
+            return value.to(y0.device)
+    elif not isinstance(value, Iterable):
         return float(value)
+    if layout.spec is None:
+        return torch.as_tensor(value, device=y0.device)
     parts = tuple(value)
-    if layout.spec is None or len(parts) != len(layout.shapes):
+    if len(parts) != len(layout.shapes):
         raise InputError(
             f"If using tupled {name} it must have the same length as the tuple y0: "
-            f"got {len(parts)} for {1 if layout.spec is None else len(layout.shapes)}."
+            f"got {len(parts)} for {len(layout.shapes)}."
         )
     dtype = torch.empty((), dtype=y0.dtype).abs().dtype
     leaves = [torch.as_tensor(x, dtype=dtype, device=y0.device).expand(n) for x, n in zip(parts, layout.sizes)]

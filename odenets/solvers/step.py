@@ -13,11 +13,21 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .tableau import ButcherTableau
 
 Field = Callable[[Tensor, Tensor], Tensor]
 StepSize = float | Tensor
+
+
+def carries_derivative(x: Tensor) -> bool:
+    """Whether derivatives flow through x: backward ones, or forward ones (jvp)."""
+    if x.requires_grad:
+        return torch.is_grad_enabled()
+    return torch._C._functorch.is_functorch_wrapped_tensor(x) or (
+        forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None
+    )
 
 
 class Trial(NamedTuple):

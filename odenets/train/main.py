@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
 
-from odenets.configs.build import check_targets, group_names, instantiate, plain, unused_groups
+from odenets.configs.build import check_targets, group_names, instantiate, plain, refuse_unused_scheme, unused_groups
 from odenets.errors import Interrupted, TrainingStopped, UserError, one_line
 from odenets.report import curves, table
 from odenets.solvers import SolveError
@@ -32,6 +32,7 @@ def train(cfg: DictConfig, typed: list[str]) -> float:
         cfg = _resumed_config(cfg, typed)
     config = plain(cfg)
     with group_names(cfg):
+        refuse_unused_scheme(cfg)
         check_targets(config, config["run"]["allow_targets"])
     path = _choose_folder(config)  # with its checks, before anything slow
     fabric = _fabric(config["trainer"])
@@ -210,6 +211,7 @@ def _finish(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: P
         with parts.averaged.applied():
             export.save(folder.weights, parts.task)
             facts = parts.task.facts()
+            files = parts.task.write(folder.path)
             plots = _plots(parts, folder, config["name"]) if config["run"]["plots"] else []
         result = {
             "name": config["name"],
@@ -220,10 +222,11 @@ def _finish(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: P
             "epochs": config["trainer"]["epochs"],
             "seconds": round(progress.seconds, 2),
             "plots": [path.name for path in plots],
+            "files": [path.name for path in files],
         }
         folder.write_json(folder.result, result)
         rows = measures | facts | {key: result[key] for key in ("parameters", "epochs", "seconds")}
-        table.show(config["name"], rows, str(folder.path), [path.name for path in plots])
+        table.show(config["name"], rows, str(folder.path), [path.name for path in [*plots, *files]])
     return measures[parts.task.headline[0]]
 
 

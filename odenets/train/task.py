@@ -34,6 +34,10 @@ class Task(nn.Module, ABC):
         """Write the task's own plots and return their paths."""
         return []
 
+    def write(self, folder: Path) -> list[Path]:
+        """Write what else belongs to the result, such as generated text, and return the paths."""
+        return []
+
     def facts(self) -> dict[str, float]:
         """Numbers worth a row in the result, such as fitted physical parameters."""
         return {}

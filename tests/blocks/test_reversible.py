@@ -65,7 +65,7 @@ def test_momentum_converges_to_its_second_order_flow():
             z + h / 6 * (a + 2 * b + 2 * c + d) for z, a, b, c, d in zip((exact, v), k1, k2, k3, k4, strict=True)
         )
     stack = FlowStack(lambda: Momentum(f, 0.8), T=1.0, N=8, tied=True)
-    errors = [(stack.refined(k)(x) - exact).norm().item() for k in (4, 8)]
+    errors = [(stack.refine(k)(x) - exact).norm().item() for k in (4, 8)]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(1, abs=0.05)
 
 

@@ -56,7 +56,7 @@ def measured_order(block: Block, field, n: int = 16, t: float = 1.0) -> float:
     exact = solution(field, x, t)
     stack = FlowStack(lambda: block, T=t, N=n, tied=True)
     with torch.no_grad():
-        coarse, fine = ((stack.refined(k)(x) - exact).norm().item() for k in (1, 2))
+        coarse, fine = ((stack.refine(k)(x) - exact).norm().item() for k in (1, 2))
     return math.log2(coarse / fine)
 
 

@@ -39,7 +39,14 @@ FIELDS: dict[str, Entry] = {
 for time in TIMES:
     FIELDS[f"mlp-{time}"] = (partial(fields.MLP, 3, 8, time=time), (5, 3))
     FIELDS[f"conv-{time}"] = (partial(fields.Conv, 4, 6, time=time, norm="group"), (5, 4, 6, 7))
+    FIELDS[f"rotary-attention-{time}"] = (partial(fields.RotaryAttention, 8, 2, time=time), (5, 4, 8))
+    FIELDS[f"swiglu-{time}"] = (partial(fields.SwiGLU, 6, 8, time=time), (5, 4, 6))
     FIELDS[f"attention-{time}"] = (partial(fields.Attention, 6, 2, causal=True, time=time), (5, 4, 6))
+for mode in ("sequential", "parallel"):
+    FIELDS[f"combined-{mode}"] = (
+        partial(fields.Combined, [partial(fields.RotaryAttention, 8, 2), partial(fields.SwiGLU, 8)], mode),
+        (5, 4, 8),
+    )
 for basis, nodes in BASES:
     FIELDS[f"{basis}-mlp"] = (partial(fields.TimeVarying, mlp, basis, nodes), (5, 3))
 for system in SYSTEMS:
@@ -95,6 +102,7 @@ COMPILED = {
     "mlp-modulate": ("0-dim", "per sample", "float"),
     "conv-concat": ("0-dim", "per sample"),
     "attention-modulate": ("0-dim",),
+    "combined-sequential": ("0-dim",),
     "piecewise-mlp": ("0-dim", "per sample"),
     "spline-mlp": ("0-dim",),
     "fourier-mlp": ("0-dim",),

@@ -42,7 +42,7 @@ def test_a_stack_with_weights_per_step_is_euler_on_piecewise_constant_weights():
     varying = FlowStack(lambda: Residual(field), T=T, N=N, tied=True)
     x = torch.randn(5, 3)
     torch.testing.assert_close(stack(x), varying(x), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(stack.refined(5)(x), varying.refined(5)(x), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(stack.refine(5)(x), varying.refine(5)(x), rtol=1e-6, atol=1e-6)
 
 
 def rotation() -> Autonomous:
@@ -55,15 +55,15 @@ def test_refinement_converges_to_the_exact_flow_at_order_one():
     stack = FlowStack(lambda: Residual(rotation()), T=1.3, N=8, tied=True)
     x = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     exact = torch.tensor([[math.cos(1.3), math.sin(1.3)]], dtype=torch.float64)
-    errors = [(stack.refined(2**k)(x) - exact).norm().item() for k in range(3, 7)]
+    errors = [(stack.refine(2**k)(x) - exact).norm().item() for k in range(3, 7)]
     orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert all(abs(order - 1) < 0.02 for order in orders), orders
     assert errors[-1] < 2e-3
 
 
-def test_refined_shares_its_parameters_and_leaves_the_stack_as_it_was():
+def test_refine_shares_its_parameters_and_leaves_the_stack_as_it_was():
     stack = FlowStack(lambda: Residual(MLP(2)), T=1.0, N=3)
-    finer = stack.refined(4)
+    finer = stack.refine(4)
     assert (finer.N, finer.h, finer.T) == (12, 1 / 12, 1.0)
     assert (stack.N, stack.h, len(stack.times)) == (3, 1 / 3, 4)
     assert all(a is b for a, b in zip(stack.parameters(), finer.parameters()))
@@ -114,7 +114,7 @@ def test_a_block_may_lift_the_input_to_a_larger_state():
         (lambda: FlowStack(lambda: Residual(MLP(2)), T=-1.0), r"T > 0, got -1"),
         (lambda: FlowStack(Residual(MLP(2))), r"factory such as .* got Residual"),  # type: ignore[arg-type]
         (lambda: FlowStack(lambda: MLP(2)), r"return a Block, got MLP"),  # type: ignore[arg-type, return-value]
-        (lambda: FlowStack(lambda: Residual(MLP(2))).refined(0), r"factor >= 1, got 0"),
+        (lambda: FlowStack(lambda: Residual(MLP(2))).refine(0), r"factor >= 1, got 0"),
     ],
 )
 def test_wrong_input_is_an_error_that_says_what_came_and_what_is_expected(call, message):

@@ -123,7 +123,7 @@ def test_adjoint_of_a_plain_function_asks_for_its_parameters(field):
 
 def test_arguments_get_gradients_from_the_adjoint():
     a = torch.tensor([0.5, 1.0, -0.3], dtype=F64, requires_grad=True)
-    ys = solve(lambda t, y, rate: rate * y, Y0, (0.0, 2.0), args=(a,), gradient="adjoint", rtol=1e-10, atol=1e-12).ys
+    ys = solve(lambda t, y, rate: rate * y, Y0, (0.0, 2.0), args=(a,), params=(a,), gradient="adjoint", rtol=1e-10, atol=1e-12).ys
     ys[-1].sum().backward()
     assert torch.allclose(a.grad, 2 * Y0 * torch.exp(2 * a.detach()), rtol=1e-6)
 

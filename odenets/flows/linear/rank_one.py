@@ -22,7 +22,7 @@ class RankOne(LinearPart):
         h Q(hA) b = h b - h s Q2(-s kappa) k (k^T b),
 
     and for the delta flow's own b = rate k v^T both together are X + c k (v^T - k^T X): Deep Delta Learning
-    (arXiv:2601.00417, eq. 2.6) with gate c. For |k| = 1, c = beta(s).
+    (arXiv:2601.00417) with gate c. For |k| = 1, c = beta(s).
 
     Args:
         k: directions [.., d] or [d], of norm 1 up to a guard against 0.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def sinkhorn(logits: Tensor, iterations: int = 20) -> Tensor:
-    """Sinkhorn-Knopp: exp(logits) with columns, then rows, normalised `iterations` times (arXiv:2512.24880, eq. 9).
+    """Sinkhorn-Knopp: exp(logits) with columns, then rows, normalised `iterations` times (arXiv:2512.24880).
 
     The rows of the result sum to 1, the columns up to what the truncation leaves (see `doubly_stochastic_error`).
 

@@ -14,7 +14,7 @@ from odenets.flows.scheme import Scheme
 class StreamMatrix(LinearPart):
     """A = M on the streams of X [.., n, C]: R(hM) X + h Q(hM) b by n x n matrices.
 
-    With forward Euler and h = 1, (I + M) X + p F(q^T X) is a hyper-connection (arXiv:2409.19606, eq. 2).
+    With forward Euler and h = 1, (I + M) X + p F(q^T X) is a hyper-connection (arXiv:2409.19606).
 
     Args:
         m: matrices [.., n, n] or [n, n].

@@ -29,9 +29,8 @@ def odeint_dense(
 
     Arguments as in `odeint`; any method that shows its steps (all but scipy_solver), tensors and tuples.
     """
-    t = torch.stack([torch.as_tensor(t0), torch.as_tensor(t1)])
-    if not t.is_floating_point():
-        t = t.double()
+    # numbers straight to float64: on their way through float32 they would lose digits
+    t = torch.stack([torch.as_tensor(x, dtype=torch.float64) for x in (t0, t1)])
     problem = Problem.read(func, y0, t, rtol, atol, method, options)
     if method == "scipy_solver":
         raise InputError("scipy_solver does not show its steps: choose another method for dense output.")

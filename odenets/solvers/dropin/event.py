@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SolveError
+from ..fixed import FixedIntegrator
 from ..integrator import Integrator
 from ..state import StateLayout
 
@@ -40,7 +41,7 @@ def find_event(integrator: Integrator, event: FlatEvent, tolerance: float) -> tu
         the time (0-dim, detached) and the state there (differentiable at that fixed time).
 
     Raises:
-        SolveError: if the solve fails or 20,000 steps pass without an event.
+        SolveError: if the solve fails or 20,000 fixed steps pass without an event.
     """
     integrator.aim(None)
     with torch.no_grad():
@@ -54,7 +55,7 @@ def find_event(integrator: Integrator, event: FlatEvent, tolerance: float) -> tu
         with torch.no_grad():
             if not bool(torch.sign(event(integrator.t, integrator.y)) == sign):
                 break
-        if integrator.accepted >= _MOST_STEPS:
+        if isinstance(integrator, FixedIntegrator) and integrator.accepted >= _MOST_STEPS:
             raise SolveError(f"Reached maximum number of iterations {_MOST_STEPS} without an event.")
     low, high = step.start, step.end
     with torch.no_grad():
@@ -103,6 +104,8 @@ def odeint_event(
     interface = odeint if odeint_interface is None else odeint_interface
     event_t, solution = interface(func, y0, t, event_fn=event_fn, **kwargs)
 
+    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        return event_t, solution
     layout = StateLayout.of(y0)
     event = combined_event(event_fn, layout, t[0].detach(), layout.flatten(y0).detach())
     state = layout.flatten(_map(lambda x: x[-1], solution, layout))
@@ -110,6 +113,8 @@ def odeint_event(
     with torch.no_grad():
         slope = layout.flatten(func(_in_state_precision(time, state), layout.unflatten(state)))
     rate = _rate_along(event, time, state.detach(), slope)
+    if rate is None:
+        return event_t, solution
     c = event(time, state)
     shift = -(c - c.detach()) / rate
     moved = state + slope * shift
@@ -121,11 +126,14 @@ def _map(function: Callable[[Tensor], Tensor], tree: Any, layout: StateLayout) -
     return function(tree) if layout.spec is None else torch.utils._pytree.tree_map(function, tree)
 
 
-def _rate_along(event: FlatEvent, t: Tensor, y: Tensor, slope: Tensor) -> Tensor:
-    """c_t + c_y f, detached; a tiny number keeps a grazing event from dividing by zero."""
+def _rate_along(event: FlatEvent, t: Tensor, y: Tensor, slope: Tensor) -> Tensor | None:
+    """c_t + c_y f, detached, None for an event without derivatives; a tiny number keeps a grazing event from dividing by zero."""
     with torch.enable_grad():
         t, y = t.clone().requires_grad_(True), y.clone().requires_grad_(True)
-        c_t, c_y = torch.autograd.grad(event(t, y), (t, y), allow_unused=True)
+        c = event(t, y)
+        if not c.requires_grad:  # a switch: its time has no derivative
+            return None
+        c_t, c_y = torch.autograd.grad(c, (t, y), allow_unused=True)
     rate = torch.zeros_like(y.abs().sum())
     rate = rate if c_t is None else rate + c_t.to(rate)
     rate = rate if c_y is None else rate + torch.linalg.vecdot(c_y.reshape(-1), slope.reshape(-1)).real

@@ -11,6 +11,8 @@ from torch import Tensor
 from ..errors import InputError, SolveError
 from ..integrator import Integrator
 from ..solution import Solution
+from ..solve import smallest
+from ..solver import Scipy
 from .event import combined_event, find_event
 from .problem import Problem
 
@@ -60,11 +62,14 @@ def odeint(
 
 def solve_forward(problem: Problem) -> tuple[Tensor, Integrator | None]:
     """Flat states [T', *state] at the problem's times, T' < T if the solve failed, and the integrator."""
+    # scipy's results carry no graph: a start that did would promise gradients and give zeros
+    y0 = problem.y0.detach() if isinstance(problem.solver, Scipy) else problem.y0
     if len(problem.t) == 1:
-        return problem.y0[None], None
-    integrator = problem.start(problem.times[0], problem.y0)
-    ys = torch.cat([problem.y0[None], integrator.outputs(problem.times[1:])])
-    return ys, integrator
+        return y0[None].clone(), None
+    if not bool(torch.isfinite(problem.times).all()):
+        raise InputError("t must be finite.")
+    integrator = problem.start(problem.times[0], y0)
+    return torch.cat([y0[None], integrator.outputs(problem.times[1:])]), integrator
 
 
 def raise_failure(problem: Problem, integrator: Integrator, ys: Any) -> None:
@@ -78,6 +83,5 @@ def solve_to_event(problem: Problem, event_fn: Callable[[Tensor, Any], Tensor]) 
     event = combined_event(event_fn, problem.layout, problem.times[0], problem.y0)
     integrator = problem.start(problem.times[0], problem.y0)
     atol = getattr(problem.solver, "atol", 1e-9)
-    tolerance = float(torch.as_tensor(atol).min())
-    event_t, y1 = find_event(integrator, event, tolerance)
+    event_t, y1 = find_event(integrator, event, smallest(atol))
     return event_t.to(problem.t), torch.stack([problem.y0, y1])

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..gradients import AdjointProblem, adjoint_solve
-from ..gradients.adjoint import adjoint_norm, norm_of_leaves
+from ..gradients.adjoint import adjoint_norm, distinct, find_parameters, norm_of_leaves
 from ..integrator import Integrator
 from ..norms import Norm
 from ..solve import start_backward
 from ..state import StateLayout
 from .odeint import raise_failure, solve_forward, solve_to_event
-from .problem import Problem, read_solver
+from .problem import Problem, callbacks_on, read_solver
 
 
 def odeint_adjoint(
@@ -89,7 +89,7 @@ def odeint_adjoint(
         span = float((problem.times[-1] - problem.times[0]).detach())
         started = start_backward(solver, span, function, layout, at, state, norm, -problem.direction)
         if hasattr(started, "callbacks"):
-            started.callbacks = problem.adjoint_callbacks
+            started.callbacks = callbacks_on(func, layout, "_adjoint")
         return started
 
     adjoint = AdjointProblem(problem.flat, forward, start, backward_options, t.requires_grad)
@@ -99,22 +99,10 @@ def odeint_adjoint(
     return ys if event_t is None else (event_t, ys)
 
 
-def find_parameters(module: nn.Module) -> list[Tensor]:
-    """The module's parameters; inside DataParallel's replicas they are plain tensors found in the modules' dicts."""
-    if getattr(module, "_is_replica", False):
-        return [
-            value
-            for part in module.modules()
-            for value in part.__dict__.values()
-            if isinstance(value, Tensor) and value.requires_grad
-        ]
-    return list(module.parameters())
-
-
 def _wanted(params: Iterable[Tensor], options: dict[str, Any]) -> tuple[Tensor, ...]:
     given = tuple(params)
-    wanted = tuple(p for p in given if p.requires_grad)
-    if len(wanted) < len(given) and callable(options.get("norm")):
+    wanted = distinct(given)
+    if not all(p.requires_grad for p in given) and callable(options.get("norm")):
         warnings.warn(
             "An adjoint parameter was passed without requiring gradient. For efficiency this will be excluded from the "
             "adjoint pass, and will not appear as a tensor in the adjoint norm.",

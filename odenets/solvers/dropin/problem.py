@@ -16,6 +16,7 @@ from ..field import FlatField
 from ..integrator import Callbacks
 from ..methods import TABLEAUS
 from ..norms import Norm, state_norm
+from ..solve import smallest
 from ..solver import ADAPTIVE_METHODS, Adams, Adaptive, FixedStep, Scipy, Solver
 from ..state import StateLayout
 
@@ -40,7 +41,7 @@ class Problem:
         y0: flat state; t: times [T] as given, on y0's device; times: the same in the solver's precision.
         solver, norm: how to integrate; the norm of flat states.
         direction: +1.0 or -1.0.
-        callbacks: the function's callbacks; adjoint_callbacks: those for the backward solve.
+        callbacks: the function's callbacks.
     """
 
     func: Callable[..., Any]
@@ -52,7 +53,6 @@ class Problem:
     norm: Norm
     direction: float
     callbacks: Callbacks
-    adjoint_callbacks: Callbacks
 
     @property
     def layout(self) -> StateLayout:
@@ -78,7 +78,7 @@ class Problem:
         method = "dopri5" if method is None else method
         solver, norm = read_solver(method, rtol, atol, dict(options or {}))
         direction = -1.0 if len(t) > 1 and bool(t[0] > t[1]) else 1.0
-        callbacks = _callbacks(func, layout, "")
+        callbacks = callbacks_on(func, layout)
         unsupported = _names(func, "") - _supported_callbacks(method)
         if unsupported:
             warnings.warn(f"Solver '{method}' does not support callbacks {unsupported}", stacklevel=4)
@@ -92,7 +92,6 @@ class Problem:
             state_norm(layout, norm),
             direction,
             callbacks,
-            _callbacks(func, layout, "_adjoint", flat=True),
         )
 
     def start(self, t0: Tensor, y0: Tensor):
@@ -126,7 +125,7 @@ def read_solver(method: str, rtol: Any, atol: Any, options: dict[str, Any]) -> t
     if method == "scipy_solver":
         _warn_unused(method, options, {"solver", "min_step", "max_step", "norm", "grid_points", "eps"})
         limits = {name: float(options[name]) for name in ("min_step", "max_step") if name in options}
-        return Scipy(options.get("solver", "LSODA"), float(rtol), float(atol), **limits), None
+        return Scipy(options.get("solver", "LSODA"), smallest(rtol), smallest(atol), **limits), None
     grid = {
         "step_size": options.get("step_size"),
         "grid_constructor": options.get("grid_constructor"),
@@ -184,12 +183,12 @@ def _names(func: Any, suffix: str) -> set[str]:
     return {name for name in _CALLBACKS if getattr(func, name + suffix, None) is not None}
 
 
-def _callbacks(func: Any, layout: StateLayout, suffix: str, flat: bool = False) -> Callbacks:
-    """The callbacks found on `func`, given the user's states (the adjoint's get the augmented state as it is)."""
+def callbacks_on(func: Any, layout: StateLayout, suffix: str = "") -> Callbacks:
+    """The callbacks found on `func`, given states in the user's form (for the adjoint the tuple of its parts)."""
 
     def wrap(name: str):
         callback = getattr(func, name + suffix, None)
-        if callback is None or flat or layout.spec is None:
+        if callback is None or layout.spec is None:
             return callback
         return lambda t0, y0, dt: callback(t0, layout.unflatten(y0), dt)
 

@@ -13,12 +13,12 @@ The seminorm (Kidger, Chen, Lyons, "Hey, that's not an ODE", 2021) leaves the in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..errors import SolveError
@@ -58,11 +58,30 @@ def adjoint_solve(problem: AdjointProblem, ts: Tensor, y0: Tensor, params: tuple
     return _Adjoint.apply(problem, ts, y0, *params)
 
 
+def find_parameters(module: nn.Module) -> list[Tensor]:
+    """The module's parameters; inside DataParallel's replicas they are plain tensors found in the modules' dicts."""
+    if getattr(module, "_is_replica", False):
+        return [
+            value
+            for part in module.modules()
+            for value in part.__dict__.values()
+            if isinstance(value, Tensor) and value.requires_grad
+        ]
+    return list(module.parameters())
+
+
+def distinct(params: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Those that require grad, each once: a tensor given twice would get its gradient twice."""
+    return tuple({id(p): p for p in params if p.requires_grad}.values())
+
+
 class _Adjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx, problem: AdjointProblem, ts: Tensor, y0: Tensor, *params: Tensor):
         ctx.problem = problem
         ctx.adjoint_options = problem.options
+        device = y0.device.type
+        ctx.precision = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         with torch.no_grad():
             result = problem.forward()
         ctx.event = isinstance(result, tuple)
@@ -80,9 +99,11 @@ class _Adjoint(torch.autograd.Function):
         ts, ys, *params = ctx.saved_tensors
         # through an event's time flows nothing here: `odeint_event` accounts for it
         grad_ys = gradients[-1]
-        grad_ts, grad_y0, grad_params = _backward(
-            ctx.problem, ctx.adjoint_options["norm"], ts, ys, grad_ys, tuple(params), ctx.needs_input_grad[1]
-        )
+        device, dtype, enabled = ctx.precision
+        with torch.autocast(device, dtype=dtype, enabled=enabled):
+            grad_ts, grad_y0, grad_params = _backward(
+                ctx.problem, ctx.adjoint_options["norm"], ts, ys, grad_ys, tuple(params), ctx.needs_input_grad[1]
+            )
         if ctx.event and grad_ts is not None:
             grad_ts = torch.cat([grad_ts[:1], grad_ts.new_zeros(ctx.times - 1)])
         return None, grad_ts, grad_y0, *grad_params
@@ -105,6 +126,7 @@ def _backward(
     vector = layout.flatten(state)
     grad_ts = torch.zeros_like(ts) if times_need_grad else None
     integrator = None
+    host: list[float] = ts.tolist()
     for i in range(len(ts) - 1, 0, -1):
         adj_t, _, adj_y, *adj_params = layout.unflatten(vector)
         if grad_ts is not None:
@@ -114,11 +136,15 @@ def _backward(
             adj_t = adj_t - effect.to(real)
         if i < len(ts) - 1 or grad_ts is not None:
             vector = layout.flatten((adj_t, ys[i], adj_y, *adj_params))
+        if host[i - 1] == host[i]:  # an event at the very start
+            adj_t, y, adj_y, *adj_params = layout.unflatten(vector)
+            vector = layout.flatten((adj_t, y, adj_y + grad_ys[i - 1], *adj_params))
+            continue
         if integrator is None:
             integrator = problem.start_backward(function, layout, ts[i], vector, norm)
         else:
             integrator.jump(vector)
-        reached = integrator.outputs(ts[i - 1 : i])
+        reached = integrator.outputs(ts[i - 1 : i], host[i - 1 : i])
         if not len(reached):
             raise SolveError(f"the backward solve of the adjoint failed: {integrator.message}")
         adj_t, y, adj_y, *adj_params = layout.unflatten(reached[0])
@@ -153,7 +179,7 @@ class _AugmentedField:
             slope = self.function(t, y)
             inputs = (*((t,) if self.times_need_grad else ()), y, *self.params)
             if slope.requires_grad:
-                found = torch.autograd.grad(slope, inputs, -adj_y, allow_unused=True)
+                found = torch.autograd.grad(slope, inputs, -adj_y, allow_unused=True, retain_graph=True)
             else:
                 found = tuple(torch.zeros_like(x) for x in inputs)
         gradients = [torch.zeros_like(x) if g is None else g for g, x in zip(found, inputs)]

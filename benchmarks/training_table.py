@@ -93,9 +93,9 @@ def main() -> None:
     versions = runs[0]["versions"]
     machine = versions["machine"]
     print(f"## {arguments.title}\n")
-    print(f"{machine['processor']}, {machine['cores']} cores; torch {versions['packages']['torch']}; "
-          f"commit {versions['git'][:12]}; {versions['date'][:10]}. Mean ± standard deviation over seeds; "
-          "seconds: median.\n")  # fmt: skip
+    commits = ", ".join(dict.fromkeys(run["versions"]["git"][:12] for run in runs))
+    print(f"{machine['processor']}, {machine['cores']} cores; torch {versions['packages']['torch']}; commit {commits}; "
+          f"{versions['date'][:10]}. Mean ± standard deviation over seeds; seconds: median.\n")  # fmt: skip
     print(table(runs))
 
 

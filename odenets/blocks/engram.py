@@ -2,12 +2,10 @@
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from odenets.blocks.base import Block
+from odenets.blocks.base import Block, step_size
 from odenets.blocks.ngram import NgramMemory
-from odenets.fields.time import expand_time
 
 
 class Engram(Block):
@@ -40,7 +38,6 @@ class Engram(Block):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("ids",)
-    times: Tensor | None
 
     def __init__(
         self,
@@ -59,7 +56,7 @@ class Engram(Block):
         self.norm_state, self.norm_key, self.norm_value = (nn.RMSNorm(dim, eps=eps) for _ in range(3))
         self.conv = nn.Conv1d(dim, dim, kernel, groups=dim, dilation=max(memory.orders), bias=False)
         nn.init.zeros_(self.conv.weight)
-        self.register_buffer("times", None if times is None else torch.tensor(times, dtype=torch.float64), False)
+        self.times = None if times is None else tuple(times)
 
     def impulse(self, x: Tensor, ids: Tensor) -> Tensor:
         """u for x [B, L, dim] and ids [B, L]: [B, L, dim]."""
@@ -80,18 +77,21 @@ class Engram(Block):
             raise ValueError(f"Engram expects ids {list(x.shape[:-1])} for x {list(x.shape)}, got {list(ids.shape)}")
         u = self.impulse(x, ids)
         if self.times is not None:
-            u = u * expand_time(self._fires(t, h, self.times), x).to(x.dtype)
+            u = step_size(self._fires(t, h, self.times), x) * u
         return self.block(t, x + u, h)
 
     @staticmethod
-    def _fires(t: Tensor | float, h: Tensor | float, times: Tensor) -> Tensor:
+    def _fires(t: Tensor | float, h: Tensor | float, times: tuple[float, ...]) -> Tensor | float:
+        """How many of the times lie in the step: a number, [] or [B] like t and h."""
         # Shifted by a thousandth of a step: t = n h carries rounding, and every impulse must fire exactly once.
-        t, h = (torch.as_tensor(value, dtype=times.dtype, device=times.device).unsqueeze(-1) for value in (t, h))
-        place = (times - t) / h
-        return ((place >= -1e-3) & (place < 1 - 1e-3)).sum(-1)
+        places = [(tau - t) / h for tau in times]
+        return sum((place >= -1e-3) & (place < 1 - 1e-3) for place in places)
 
     def lift(self, x: Tensor) -> Tensor:
         return self.block.lift(x)
 
     def readout(self, state: Tensor) -> Tensor:
         return self.block.readout(state)
+
+    def extra_repr(self) -> str:
+        return f"times={self.times}"

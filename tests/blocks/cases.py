@@ -83,7 +83,7 @@ CASES: dict[str, Callable[[], Block]] = {
     "mpoly-2": lambda: PolyNet(attention(), mlp(), "mpoly-2"),
     "2-way": lambda: PolyNet(attention, variant="2-way"),
     "implicit-euler": lambda: ImplicitEuler(attention(), norm=norm()),
-    "implicit-euler-gradient": lambda: ImplicitEuler(attention(), 2, "gradient"),
+    "implicit-euler-gradient": lambda: ImplicitEuler(attention(), 1, "gradient"),
     "mudd": lambda: Mudd(attention(), DIM, window=3, norm=norm()),
     "mudd-2": lambda: Mudd(attention(), DIM, window=3, streams=2, branch2=mlp(), norm2=norm()),
     "mudd-4": lambda: Mudd(QKV(), DIM, window=4, streams=4),

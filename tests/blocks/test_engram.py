@@ -92,13 +92,13 @@ def test_a_zero_table_leaves_the_inner_block():
     assert_same(block(0.2, x, 0.5, ids), block.block(0.2, x, 0.5), [x, *block.block.parameters()])
 
 
-@pytest.mark.parametrize("n", [1, 3, 4, 10, 50])
-def test_each_impulse_fires_once_however_fine_the_steps(n: int):
+@pytest.mark.parametrize(("n", "T"), [(1, 1.0), (3, 1.0), (4, 1.0), (10, 1.0), (11, 1.1), (50, 1.0)])
+def test_each_impulse_fires_once_however_fine_the_steps(n: int, T: float):
     torch.manual_seed(0)
     times = (0.0, 0.3, 0.55)
     block = Engram(Residual(MLP(DIM, out_scale=0.0)), memory(), DIM, times=times).double()
     x, ids = inputs()
-    stack = FlowStack(lambda: block, T=1.0, N=n, tied=True)
+    stack = FlowStack(lambda: block, T=T, N=n, tied=True)
     expected = x
     with torch.no_grad():
         for _ in times:
@@ -109,6 +109,16 @@ def test_each_impulse_fires_once_however_fine_the_steps(n: int):
         torch.testing.assert_close(stack.float()(x.float(), {"ids": ids}).double(), expected, rtol=1e-4, atol=1e-4)
     if n == 1:  # all at once, at the step's start
         torch.testing.assert_close(actual, x + 3 * block.impulse(x, ids), rtol=1e-12, atol=1e-12)
+
+
+def test_impulse_times_survive_a_change_of_the_weights_precision():
+    torch.manual_seed(0)
+    block = engram(times=(0.3,)).bfloat16()
+    x, ids = inputs()
+    x = x.detach().bfloat16()
+    for t, fires in ((torch.tensor(0.299), True), (torch.tensor(0.3005), False), (0.299, True), (0.3005, False)):
+        kicked = not torch.equal(block(t, x, 0.01, ids), block.block(t, x, 0.01))
+        assert kicked is fires
 
 
 def test_impulses_fall_on_their_times():

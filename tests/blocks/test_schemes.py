@@ -282,21 +282,22 @@ def test_gradient_iterations_shrink_the_residual_where_the_fixed_point_diverges(
 @pytest.mark.parametrize("scheme", ["euler", "midpoint"])
 def test_antisymmetric_is_changs_equation(scheme: str):
     torch.manual_seed(0)
-    block = made(lambda: Antisymmetric(DIM, 0.2, scheme=scheme, iterations=3))()
+    (u,) = fields(1)
+    block = made(lambda: Antisymmetric(DIM, 0.2, u, scheme, 3))()
     assert isinstance(block, Antisymmetric)
     w, b, x, h = block.weight, block.bias, sample(), 0.5
 
-    def f(x):
+    def f(t, x):
         z = torch.einsum("ij,bj->bi", w, x) - torch.einsum("ji,bj->bi", w, x) - 0.2 * x
-        return torch.tanh(z + b)
+        return torch.tanh(z + b + u(t, x))
 
     y = x
     if scheme == "euler":
-        y = x + h * f(x)
+        y = x + h * f(0.1, x)
     else:
         for _ in range(3):
-            y = x + h * f((x + y) / 2)
-    assert_same(block(0.0, x, h), y, [x, w, b])
+            y = x + h * f(0.1 + h / 2, (x + y) / 2)
+    assert_same(block(0.1, x, h), y, [x, w, b, *u.parameters()])
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.3])

@@ -56,6 +56,7 @@ def user_configs(tmp_path: Path) -> Path:
             ["Residual takes no scheme", "block=delta"],
         ),
         (["experiment=digits", "scheme=exponentiel"], ["did you mean 'exponential'"]),
+        (["experiment=bytes_lm", "model=neural_ode", "field=transformer_layer", "solver=dopri5"], ["solver=rk4"]),
         (["experiment=bytes_lm", "data=digits"], ["language_model", "data=bytes", "LabelledImages"]),
         (["experiment=bytes_lm", "data.path=/nowhere"], ["data.path=/nowhere", "no such file or folder"]),
         (["experiment=bytes_lm", "data.max_bytes=500"], ["more than 128 bytes", "task.network.context"]),

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from odenets.models.flow_stack import FlowStack
+from odenets.models.neural_ode import NeuralODE
+from odenets.solvers import FixedStep
 
 BYTES = 256
 
@@ -28,13 +30,19 @@ class LanguageModel(nn.Module):
         tied: the head's weights are the embedding's.
 
     Raises:
-        ValueError: (on call) tokens that are not int64 [B, L], or the flow changes the shape.
+        ValueError: a `NeuralODE` whose steps depend on the input; (on call) tokens that are not int64 [B, L], or a flow
+            that changes the shape.
     """
 
     def __init__(self, flow: nn.Module, dim: int = 128, context: int = 128, tied: bool = False):
         super().__init__()
         if dim < 1 or context < 1:
             raise ValueError(f"LanguageModel expects dim >= 1 and context >= 1, got dim={dim}, context={context}")
+        if isinstance(flow, NeuralODE) and not isinstance(flow.solver, FixedStep):
+            raise ValueError(
+                f"LanguageModel expects steps that do not depend on the input, got {type(flow.solver).__name__}: its "
+                "step size would carry later bytes to earlier ones; take fixed steps, such as solver=rk4"
+            )
         self.dim = dim
         self.context = context
         self.embedding = nn.Embedding(BYTES, dim)

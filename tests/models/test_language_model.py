@@ -64,12 +64,17 @@ def test_options_keep_causality(overrides):
 def neural_ode(solver) -> LanguageModel:
     torch.manual_seed(0)
     field = Combined([RotaryAttention(16, 2), SwiGLU(16)], "parallel")
-    return shaken(LanguageModel(NeuralODE(field, solver=solver), dim=16, context=16))
+    return LanguageModel(NeuralODE(field, solver=solver), dim=16, context=16)
 
 
-def test_fixed_steps_keep_causality_and_an_adaptive_step_size_leaks():
-    assert_causal(neural_ode(FixedStep("rk4", steps=3)))
-    assert (changed_logits(neural_ode(Adaptive("dopri5", rtol=1e-3)), 6)[:6] > 0).all()
+def test_fixed_steps_keep_causality_and_an_adaptive_step_size_leaks_and_is_refused():
+    model = neural_ode(FixedStep("rk4", steps=3))
+    assert_causal(shaken(model))
+    model.flow.solver = Adaptive("dopri5", rtol=1e-3)
+    assert (changed_logits(model, 6)[:6] > 0).all()
+    for solver in ("dopri5", Adaptive("dopri5", per_sample=True)):
+        with pytest.raises(ValueError, match=r"do not depend on the input, got Adaptive.*solver=rk4"):
+            neural_ode(solver)
 
 
 def small(**settings) -> LanguageModel:

@@ -73,6 +73,18 @@ def test_refinement_converges_at_order_one_to_the_flow_with_interpolated_weights
     assert all(abs(math.log2(a / b) - 1) < 0.1 for a, b in itertools.pairwise(errors)), errors
 
 
+def test_linear_interpolation_takes_the_mean_half_way_and_the_last_weights_to_the_end():
+    trained, x = stack(N=2, T=1.0), states()
+    first, last = (dict(b.branch.named_parameters()) for b in trained.blocks)
+    mean = {name: (p + last[name]) / 2 for name, p in first.items()}
+    y, template = x, mlp().double()
+    for n, weights in enumerate((first, mean, last, last)):
+        y = y + 0.25 * torch.func.functional_call(template, weights, (0.25 * n, y))
+    torch.testing.assert_close(trained.refine(2, "linear")(x), y, rtol=1e-6, atol=1e-6)
+    trained.refine(2, "linear")(x).sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in trained.parameters())
+
+
 def rotation(angle: float) -> Autonomous:
     linear = nn.Linear(2, 2, bias=False).double()
     linear.weight.data = angle * torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
@@ -158,7 +170,7 @@ def test_schemes_of_one_flow_agree_in_the_limit_of_small_steps():
 
     def gap(factor: int) -> float:
         euler, exact = (trained.with_scheme(s).refine(factor)(x) for s in ("forward_euler", "exponential"))
-        return float((euler - exact).norm())
+        return (euler - exact).norm().item()
 
     gaps = [gap(2**k) for k in (4, 5, 6)]
     assert all(abs(math.log2(a / b) - 1) < 0.1 for a, b in itertools.pairwise(gaps)), gaps

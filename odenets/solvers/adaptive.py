@@ -18,8 +18,8 @@ from .errors import InputError, Status
 from .initial_step import initial_step
 from .integrator import Callbacks, Integrator, Step
 from .norms import Norm
-from .step import Field, StepSize, carries_derivative, error_ratio, runge_kutta_step, stage_times
-from .tableau import ButcherTableau
+from .one_step import Accuracy, Method, bind
+from .step import Field, StepSize, Trial, carries_derivative, error_ratio, stage_times
 
 
 class AdaptiveIntegrator(Integrator):
@@ -27,7 +27,7 @@ class AdaptiveIntegrator(Integrator):
 
     Args:
         field: f(t, y) on flat states.
-        tableau: a method with an error estimate.
+        method: a one-step method with an error estimate.
         t0: start, a 0-dim tensor in the precision that times are to be kept in.
         y0: state.
         direction: +1.0 or -1.0.
@@ -46,7 +46,7 @@ class AdaptiveIntegrator(Integrator):
     def __init__(
         self,
         field: Field,
-        tableau: ButcherTableau,
+        method: Method,
         t0: Tensor,
         y0: Tensor,
         direction: float,
@@ -65,14 +65,15 @@ class AdaptiveIntegrator(Integrator):
     ) -> None:
         super().__init__(t0, y0, direction)
         self.field = field
-        self.tableau = tableau
+        self.method = method
+        self.bound = bind(method, field, Accuracy(rtol, atol, norm))
         self.rtol, self.atol, self.norm = rtol, atol, norm
         self.controller = controller
         self.first_step = first_step
         self.min_step, self.max_step, self.max_steps = min_step, max_step, max_steps
         self.callbacks = callbacks or Callbacks()
         self.time_dtype = torch.empty((), dtype=y0.dtype).abs().dtype
-        self.nodes = torch.tensor(tableau.c, dtype=t0.dtype, device=t0.device)
+        self.nodes = torch.tensor(method.c, dtype=t0.dtype, device=t0.device)
         self.stops = _Stops(step_t, jump_t, direction, self.now)
         self._round = _rounding(t0.dtype)
         self.f: Tensor | None = None
@@ -93,12 +94,13 @@ class AdaptiveIntegrator(Integrator):
 
     def jump(self, y: Tensor) -> None:
         self.y, self.f = y, None
+        self.bound.jumped()
 
     def _first_size(self) -> float:
         assert self.f is not None
         if self.first_step is not None:
             return self.first_step
-        order = self.tableau.order - 1
+        order = self.method.control_order - 1
         size = initial_step(
             self.field, self.t, self.y, self.f, self.direction, order, self.rtol, self.atol, self.norm,
             self.limit_tensor,
@@ -107,7 +109,7 @@ class AdaptiveIntegrator(Integrator):
 
     def step(self) -> Step | None:
         assert self.size is not None
-        nonfinite, refusals = False, 0
+        nonfinite, refusals, unsolved = False, 0, False
         while self.status is Status.SUCCESS:
             if self.attempts >= self.max_steps:
                 self._fail_at_limit()
@@ -116,18 +118,18 @@ class AdaptiveIntegrator(Integrator):
             wanted = min(max(wanted, self.min_step), self.max_step)
             h, size, end, stop = self._clipped(wanted)
             if end == self.now:
-                self._fail_too_small(size, nonfinite)
+                self._fail_too_small(size, nonfinite, unsolved)
                 return None
             if self.callbacks.step is not None:
                 self.callbacks.step(self.t, self.y, self.t.new_tensor(size))
             self.attempts += 1
             trial, ratio = self._trial(h, stop)
             accept = ratio <= 1 or (size <= self.min_step and ratio < math.inf)
-            nonfinite = not ratio < math.inf
+            nonfinite, unsolved = not ratio < math.inf, bool(trial.failed)
             if nonfinite and (size <= self.min_step or self._hopeless(refusals := refusals + 1)):
-                self._fail_too_small(size, nonfinite)
+                self._fail_too_small(size, nonfinite, bool(trial.failed))
                 return None
-            factor = self.controller.factor(self.tableau.order, ratio, self.previous, self.before)
+            factor = self.controller.factor(self.method.control_order, ratio, self.previous, self.before)
             callback = self.callbacks.accept if accept else self.callbacks.reject
             if callback is not None:
                 callback(self.t, self.y, self.t.new_tensor(size))
@@ -155,12 +157,14 @@ class AdaptiveIntegrator(Integrator):
         h = wanted * self.direction
         return h, wanted, self._round(self.now + h), None
 
-    def _trial(self, h: StepSize, stop: _Stop | None):
+    def _trial(self, h: StepSize, stop: _Stop | None) -> tuple[Trial, float]:
         times = stage_times(self.nodes, self.t, h, self.time_dtype)
         if stop is not None and stop.is_jump:
             just_before = next_after(stop.tensor.to(self.time_dtype), -self.direction)
-            times = tuple(just_before if c == 1 else time for c, time in zip(self.tableau.c, times))
-        trial = runge_kutta_step(self.field, self.tableau, times, h, self.y, self._derivative())
+            times = tuple(just_before if c == 1 else time for c, time in zip(self.method.c, times))
+        trial = self.bound.trial(times, h, self.y, self._derivative)
+        if trial.failed:
+            return trial, math.inf
         with torch.no_grad():
             assert trial.error is not None
             scaled = error_ratio(trial.error, self.y, trial.y1, self.rtol, self.atol)
@@ -179,15 +183,16 @@ class AdaptiveIntegrator(Integrator):
         self.t = t0 + h if stop is None else stop.tensor
         self.now, self.y = end, trial.y1
         self.after_jump = stop is not None and stop.is_jump
-        self.f = trial.stages[-1] if self.tableau.fsal and not self.after_jump else None
+        self.f = trial.stages[-1] if self.method.fsal and not self.after_jump else None
         end_derivative = self._derivative
         if self.after_jump:  # this step's polynomial wants the side it came from
             y1, just_before = trial.y1, next_after(self.t.to(self.time_dtype), -self.direction)
             end_derivative = lambda: self.field(just_before, y1)  # noqa: E731
         self.stops.passed(end)
+        self.bound.accepted()
         self.accepted += 1
         return Step(
-            t0, start, end, h, y0, trial.y1, trial.stages, self.tableau.dense, end_derivative,
+            t0, start, end, h, y0, trial.y1, trial.stages, self.method.dense, end_derivative,
             ends_at_output=isinstance(h, Tensor) and stop is not None and stop.is_limit,
         )  # fmt: skip
 
@@ -204,12 +209,14 @@ class AdaptiveIntegrator(Integrator):
             "loosen the tolerances, or use a method for stiff problems.",
         )
 
-    def _fail_too_small(self, size: float, nonfinite: bool) -> None:
+    def _fail_too_small(self, size: float, nonfinite: bool, unsolved: bool = False) -> None:
         where = f"at t = {self.now:.6g}"
         if not bool(torch.isfinite(self.y).all()):
             self.fail(Status.NON_FINITE, f"non-finite values in state `y` {where}: the solve was given or produced them.")
         elif nonfinite and not bool(torch.isfinite(self._derivative()).all()):
             self.fail(Status.NON_FINITE, f"the vector field is NaN or infinite {where}.")
+        elif unsolved:
+            self.fail(Status.NONLINEAR, f"no step from {where[3:]} down to h = {size:.3g} could be computed: {self.bound.cause}.")
         elif nonfinite:
             self.fail(
                 Status.NON_FINITE,

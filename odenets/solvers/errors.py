@@ -36,6 +36,7 @@ class Status(enum.IntEnum):
     MAX_STEPS = 1
     STEP_TOO_SMALL = 2
     NON_FINITE = 3
+    NONLINEAR = 4
 
     @property
     def meaning(self) -> str:
@@ -44,4 +45,5 @@ class Status(enum.IntEnum):
             Status.MAX_STEPS: "the limit on the number of steps was reached",
             Status.STEP_TOO_SMALL: "the step size fell below what the time's precision can resolve",
             Status.NON_FINITE: "the state or the vector field became NaN or infinite",
+            Status.NONLINEAR: "the equations of an implicit step could not be solved",
         }[self]

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from .adaptive import next_after
-from .errors import InputError
+from .errors import InputError, Status
 from .integrator import Callbacks, Integrator, Step
-from .step import Field, StepSize, carries_derivative, runge_kutta_step
-from .tableau import ButcherTableau
+from .one_step import Accuracy, Method, bind
+from .step import Field, StepSize, carries_derivative
 
 GridConstructor = Callable[[Field, Tensor, Tensor], Tensor]
 _BLOCK = 512  # steps whose times are computed together
@@ -27,7 +27,7 @@ class FixedIntegrator(Integrator):
 
     Args:
         field: f(t, y) on flat states.
-        tableau: the method.
+        method: a one-step method.
         t0, y0, direction: start.
         step_size: distance of the grid points, the last step being what is left: ceil((t1 - t0) / step_size + 1)
             points.
@@ -37,12 +37,13 @@ class FixedIntegrator(Integrator):
         interpolation: "linear", "cubic" (Hermite) or "dense" (the method's own).
         perturb: evaluate f just inside each step, for fields that jump at grid points.
         callbacks: only `step` is called.
+        accuracy: for iterations inside an implicit step.
     """
 
     def __init__(
         self,
         field: Field,
-        tableau: ButcherTableau,
+        method: Method,
         t0: Tensor,
         y0: Tensor,
         direction: float,
@@ -53,16 +54,18 @@ class FixedIntegrator(Integrator):
         interpolation: str = "dense",
         perturb: bool = False,
         callbacks: Callbacks | None = None,
+        accuracy: Accuracy | None = None,
     ) -> None:
         super().__init__(t0, y0, direction)
         self.field = field
-        self.tableau = tableau
+        self.method = method
+        self.bound = bind(method, field, accuracy or Accuracy())
         self.step_size, self.steps, self.grid_constructor = step_size, steps, grid_constructor
-        self.coefficients = getattr(tableau, {"cubic": "hermite"}.get(interpolation, interpolation))
+        self.coefficients = getattr(method, {"cubic": "hermite"}.get(interpolation, interpolation))
         self.perturb = perturb
         self.callbacks = callbacks or Callbacks()
         self.time_dtype = torch.empty((), dtype=y0.dtype).abs().dtype
-        self.nodes = torch.tensor(tableau.c, dtype=t0.dtype, device=t0.device)
+        self.nodes = torch.tensor(method.c, dtype=t0.dtype, device=t0.device)
         self.f: Tensor | None = None
         self.endless = False
         self._grid_is_ts = False
@@ -120,7 +123,7 @@ class FixedIntegrator(Integrator):
         sizes = grid[1:] - grid[:-1]
         times = grid[:-1, None] + sizes[:, None] * self.nodes
         columns = list(times.unbind(1))
-        for i, c in enumerate(self.tableau.c):
+        for i, c in enumerate(self.method.c):
             if c == 1:
                 columns[i] = grid[1:]
             if self.perturb and c in (0, 1):
@@ -144,13 +147,16 @@ class FixedIntegrator(Integrator):
         n = self.next
         if self._block_start < 0 or n - self._block_start >= _BLOCK:
             self._block(n)
-        i, s = n - self._block_start, self.tableau.stages
+        i, s = n - self._block_start, len(self.method.c)
         t0, h, times = self._starts[i], self._sizes[i], self._times[i * s : (i + 1) * s]
         if self.callbacks.step is not None:
             size = abs(self.points[n + 1] - self.points[n])
             self.callbacks.step(t0, self.y, t0.new_tensor(size))
         y0 = self.y
-        y1, stages, coefficients = self._advance(times, h, n)
+        advanced = self._advance(times, h, n)
+        if advanced is None:
+            return None
+        y1, stages, coefficients = advanced
         self.y, self.next = y1, n + 1
         self.t, self.now = self.grid[n + 1], self.points[n + 1]
         self.accepted += 1
@@ -160,11 +166,22 @@ class FixedIntegrator(Integrator):
         )  # fmt: skip
 
     def _advance(self, times: tuple[Tensor, ...], h: StepSize, n: int):
-        """New state, stages and interpolation coefficients of the n-th step."""
-        f0 = self._first_derivative(times[0])
-        trial = runge_kutta_step(self.field, self.tableau, times, h, self.y, f0, with_error=False)
-        self.f = trial.stages[-1] if self.tableau.fsal and not self.perturb else None
+        """New state, stages and interpolation coefficients of the n-th step; None where it failed."""
+        def derivative() -> Tensor:
+            return self._first_derivative(times[0] if self.method.c[0] == 0 else self._start_time(n))
+
+        trial = self.bound.trial(times, h, self.y, derivative, with_error=False)
+        if trial.failed:
+            where = f"from t = {self.now:.6g} to {self.points[n + 1]:.6g}"
+            self.fail(Status.NONLINEAR, f"the step {where} could not be computed: {self.bound.cause}.")
+            return None
+        self.bound.accepted()
+        self.f = trial.stages[-1] if self.method.fsal and not self.perturb else None
         return trial.y1, trial.stages, self.coefficients
+
+    def _start_time(self, n: int) -> Tensor:
+        time = self.grid[n].to(self.time_dtype)
+        return next_after(time, self.direction) if self.perturb else time
 
     def _first_derivative(self, time: Tensor) -> Tensor:
         return self.field(time, self.y) if self.f is None else self.f
@@ -180,3 +197,4 @@ class FixedIntegrator(Integrator):
 
     def jump(self, y: Tensor) -> None:
         self.y, self.f = y, None
+        self.bound.jumped()

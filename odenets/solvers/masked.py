@@ -7,6 +7,7 @@ look. This is the form that can be compiled whole.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,8 +17,8 @@ from torch import Tensor
 from .controller import PIDController
 from .errors import Status
 from .norms import Norm
-from .step import Field, error_ratio, over_state, runge_kutta_step, stage_times
-from .tableau import ButcherTableau
+from .one_step import Accuracy, BoundMethod, Method, bind
+from .step import Field, error_ratio, over_state, stage_times
 
 RUNNING = -1
 
@@ -66,13 +67,15 @@ class Stepper:
     """The constants of a masked solve: see `AdaptiveIntegrator` for their meaning.
 
     Args:
-        nodes: the tableau's c as a tensor [s] of the times' dtype.
+        method: a one-step method with an error estimate.
+        nodes: its c as a tensor [s] of the times' dtype.
         limit: end of each sample's interval, [B] or [].
         norm: of scaled errors, -> [B].
+        per_sample: whether the clock is [batch], not [].
     """
 
     field: Field
-    tableau: ButcherTableau
+    method: Method
     nodes: Tensor
     limit: Tensor
     direction: float
@@ -83,6 +86,12 @@ class Stepper:
     min_step: float
     max_step: float
     max_steps: int
+    per_sample: bool = True
+    bound: BoundMethod = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        accuracy = Accuracy(self.rtol, self.atol, self.norm, self.per_sample)
+        object.__setattr__(self, "bound", bind(self.method, self.field, accuracy))
 
     def start(self, t: Tensor, size: Tensor, y: Tensor, f: Tensor) -> Clock:
         one = torch.ones_like(size)
@@ -103,13 +112,14 @@ class Stepper:
         if only is not None:
             size = torch.where(only, size, 0.0)
         h = size * self.direction
-        trial = runge_kutta_step(
-            self.field, self.tableau, stage_times(self.nodes, t, h, time_dtype), over_state(h, y).to(y.dtype), y, clock.f
-        )
+        times = stage_times(self.nodes, t, h, time_dtype)
+        trial = self.bound.trial(times, over_state(h, y).to(y.dtype), y, lambda: clock.f)
         with torch.no_grad():
             assert trial.error is not None
             scaled = error_ratio(trial.error, y, trial.y1, self.rtol, self.atol)
             ratio = torch.as_tensor(self.norm(scaled)).abs().to(size.dtype)
+            if isinstance(trial.failed, Tensor):
+                ratio = ratio.masked_fill(trial.failed, float("inf"))
             finite = ratio < float("inf")
             small_enough = ratio <= 1
             if self.min_step > 0:
@@ -117,7 +127,7 @@ class Stepper:
             accept = running & small_enough if only is None else only
             refused = running & ~accept
             arrived = accept & arrives
-            factor = self.controller.factor(self.tableau.order, ratio, clock.previous, clock.before)
+            factor = self.controller.factor(self.method.control_order, ratio, clock.previous, clock.before)
             proposed = size * factor
             # a step cut short by the end says little about the size to go on with
             proposed = torch.where(arrived, torch.maximum(proposed, wanted), proposed)
@@ -130,16 +140,16 @@ class Stepper:
         mask = over_state(accept, y)
         y1 = torch.where(mask, trial.y1, y)
         stages = trial.stages
-        if not self.tableau.fsal:
+        if not self.method.fsal:
             stages = [*stages, self.field(t1.to(time_dtype), y1)]
         f = torch.where(mask, stages[-1], clock.f)
         accepted = clock.accepted + accept
         rejected = clock.rejected + refused
-        status = self._status(clock, running, refused, arrived, finite, next_size, accepted + rejected)
+        status = self._status(clock, running, refused, arrived, finite, trial.failed, next_size, accepted + rejected)
         next_clock = Clock(t1, next_size, y1, f, previous, before, status, accepted, rejected)
         return next_clock, MaskedStep(t, t1, h, y, y1, stages, accept, finite)
 
-    def _status(self, clock, running, refused, arrived, finite, next_size, trials) -> Tensor:
+    def _status(self, clock, running, refused, arrived, finite, failed, next_size, trials) -> Tensor:
         span = torch.maximum(clock.t.abs(), self.limit.abs()).detach()
         stuck = next_size <= span * torch.finfo(next_size.dtype).eps
         if self.min_step > 0:
@@ -148,4 +158,6 @@ class Stepper:
         status = clock.status.masked_fill(running & (trials >= self.max_steps), int(Status.MAX_STEPS))
         status = status.masked_fill(stuck, int(Status.STEP_TOO_SMALL))
         status = status.masked_fill(stuck & ~finite, int(Status.NON_FINITE))
+        if isinstance(failed, Tensor):
+            status = status.masked_fill(stuck & failed, int(Status.NONLINEAR))
         return status.masked_fill(arrived, int(Status.SUCCESS))

@@ -31,7 +31,7 @@ class PerSampleOutputs:
         self.sorted = (self.ts.detach() * stepper.direction).contiguous()
         self.samples = torch.arange(batch, device=y0.device)
         self.passed = torch.ones(batch, dtype=torch.int64, device=y0.device)
-        self.coefficients = torch.from_numpy(stepper.tableau.dense).to(ts)
+        self.coefficients = torch.from_numpy(stepper.method.dense).to(ts)
         self.where: list[Tensor] = []
         self.which: list[Tensor] = [torch.zeros_like(self.samples)]
         self.values: list[Tensor] = [y0]
@@ -94,7 +94,7 @@ def integrate_per_sample(stepper: Stepper, ts: Tensor, y0: Tensor, first_step: f
     f = stepper.field(t.to(time_dtype), y0)
     if first_step is None:
         size = initial_step(
-            stepper.field, t, y0, f, stepper.direction, stepper.tableau.order - 1, stepper.rtol, stepper.atol,
+            stepper.field, t, y0, f, stepper.direction, stepper.method.control_order - 1, stepper.rtol, stepper.atol,
             stepper.norm, stepper.limit,
         )  # fmt: skip
     else:

@@ -107,11 +107,11 @@ class Adaptive:
 
     def stepper(self, flat: FlatField, ts: Tensor, y0: Tensor, direction: float) -> Stepper:
         """The constants of a per-sample solve over ts [..., T] (already in time precision)."""
-        tableau = TABLEAUS[self.method]
+        method = TABLEAUS[self.method]
         rtol, atol = (tolerance(name, getattr(self, name), flat.layout, y0) for name in ("rtol", "atol"))
-        nodes = torch.tensor(tableau.c, dtype=ts.dtype, device=ts.device)
+        nodes = torch.tensor(method.c, dtype=ts.dtype, device=ts.device)
         return Stepper(
-            flat, tableau, nodes, ts[..., -1], direction, rtol, atol, rms_norm_per_sample, self.controller,
+            flat, method, nodes, ts[..., -1], direction, rtol, atol, rms_norm_per_sample, self.controller,
             self.min_step, self.max_step, self.max_steps,
         )  # fmt: skip
 

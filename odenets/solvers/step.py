@@ -37,11 +37,14 @@ class Trial(NamedTuple):
         y1: new state [*state].
         error: estimate of the local error [*state], None for a method without one.
         stages: k_1 ... k_s, each [*state].
+        failed: whether the step could not be computed at all (its equations were not solved), a bool, or [batch]
+            where every sample has its own clock.
     """
 
     y1: Tensor
     error: Tensor | None
     stages: list[Tensor]
+    failed: bool | Tensor = False
 
 
 def weighted_sum(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor | None:

@@ -54,6 +54,11 @@ class ButcherTableau:
         return len(self.b)
 
     @property
+    def control_order(self) -> int:
+        """The error estimate is taken to behave like h to this power: one more than the lower order of the pair."""
+        return self.order
+
+    @property
     def adaptive(self) -> bool:
         """Whether the method estimates its error."""
         return self.b_error is not None

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -145,8 +145,8 @@ class FlowStack(nn.Module):
             ValueError: context lacks what a block needs.
         """
         state: Any = self.block(0).lift(x)
-        for n, (t, h) in enumerate(self.schedule(x)):
-            state = self._step(n)(t, state, h, **self._inputs(n, context))
+        for step in self.steps(x, context):
+            state = step(state)
         return self.block(self.N - 1).readout(state)
 
     def trajectory(self, x: Tensor, context: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -155,11 +155,17 @@ class FlowStack(nn.Module):
         Of states that are tuples of tensors, the readouts, with x's shape.
         """
         states: list[Any] = [self.block(0).lift(x)]
-        for n, (t, h) in enumerate(self.schedule(x)):
-            states.append(self._step(n)(t, states[-1], h, **self._inputs(n, context)))
+        for step in self.steps(x, context):
+            states.append(step(states[-1]))
         if not isinstance(states[0], Tensor):
             states = [self.block(max(n - 1, 0)).readout(state) for n, state in enumerate(states)]
         return torch.stack(states)
+
+    def steps(self, x: Tensor, context: Mapping[str, Tensor] | None = None) -> Iterator[Callable[[Any], Any]]:
+        """Every step in turn as a function of the state alone: `forward` is lift, all of these, readout."""
+        for n, (t, h) in enumerate(self.schedule(x)):
+            block, inputs = self._step(n), self._inputs(n, context)
+            yield lambda state, block=block, t=t, h=h, inputs=inputs: block(t, state, h, **inputs)
 
     def schedule(self, x: Tensor) -> list[tuple[Tensor, Tensor | float]]:
         """(t_n, h_n) of every step, for an input x: the times 0-dim on its device, equal step sizes as floats."""

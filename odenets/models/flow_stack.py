@@ -1,6 +1,7 @@
 """A stack of blocks over an interval of integration time."""
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -164,8 +165,7 @@ class FlowStack(nn.Module):
     def steps(self, x: Tensor, context: Mapping[str, Tensor] | None = None) -> Iterator[Callable[[Any], Any]]:
         """Every step in turn as a function of the state alone: `forward` is lift, all of these, readout."""
         for n, (t, h) in enumerate(self.schedule(x)):
-            block, inputs = self._step(n), self._inputs(n, context)
-            yield lambda state, block=block, t=t, h=h, inputs=inputs: block(t, state, h, **inputs)
+            yield functools.partial(_take, self._step(n), t, h, self._inputs(n, context))
 
     def schedule(self, x: Tensor) -> list[tuple[Tensor, Tensor | float]]:
         """(t_n, h_n) of every step, for an input x: the times 0-dim on its device, equal step sizes as floats."""
@@ -202,6 +202,10 @@ class FlowStack(nn.Module):
 
     def extra_repr(self) -> str:
         return f"T={self.T:g}, N={self.N}, h={self.h:g}, tied={self.tied}"
+
+
+def _take(block: Callable[..., Any], t: Tensor, h: Tensor | float, inputs: Mapping[str, Tensor], state: Any) -> Any:
+    return block(t, state, h, **inputs)
 
 
 def _placed(factory: Factory, index: int, count: int) -> Factory:

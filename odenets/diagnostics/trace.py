@@ -1,0 +1,80 @@
+"""A stack seen step by step: each step's time, size, block, state and map."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_map
+
+from odenets.blocks import Block
+from odenets.models import FlowStack
+from odenets.models.varying_block import VaryingBlock
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a stack on one batch.
+
+    Attributes:
+        index: n.
+        t, h: where it starts and its size.
+        block: the block that makes it; of a block whose parameters vary in time, the one they are put into.
+        state: the state it starts from, detached.
+        map: the step as a function of the state.
+        call: `call(name, *args)` calls a method of the block, with the parameters that hold at t.
+    """
+
+    index: int
+    t: float
+    h: float
+    block: Block
+    state: Any
+    map: Callable[[Any], Any]
+    call: Callable[..., Any]
+
+    @property
+    def has_field(self) -> bool:
+        """Whether the block knows the vector field it steps along; some keep a branch by that name."""
+        return callable(getattr(type(self.block), "field", None))
+
+
+@torch.no_grad()
+def trace(stack: FlowStack, x: Tensor, context: Mapping[str, Tensor] | None = None) -> list[Step]:
+    """The steps of the stack for an input x [B, ...], with the states they start from."""
+    state: Any = stack.block(0).lift(x)
+    steps = []
+    for n, ((t, h), step) in enumerate(zip(stack.schedule(x), stack.steps(x, context))):
+        block, call = _parts(stack.block(n), t)
+        state = tree_map(torch.detach, state)
+        steps.append(Step(n, float(t), float(h), block, state, step, call))
+        state = step(state)
+    return steps
+
+
+@torch.no_grad()
+def states(stack: FlowStack, x: Tensor, context: Mapping[str, Tensor] | None = None) -> list[Any]:
+    """The states at t_0 .. t_N, whatever the blocks make of them, detached."""
+    steps = trace(stack, x, context)
+    return [*(step.state for step in steps), tree_map(torch.detach, steps[-1].map(steps[-1].state))]
+
+
+def _parts(block: Block, t: Tensor) -> tuple[Block, Callable[..., Any]]:
+    if not isinstance(block, VaryingBlock):
+        return block, lambda name, *args: getattr(block, name)(*args)
+    template = block.template
+    weights = {f"block.{name}": w for name, w in block.varying.weights(t).items()}
+    return template, lambda name, *args: functional_call(_Methods(template), weights, (name, *args))
+
+
+class _Methods(nn.Module):
+    """Every method of a block as a module's forward, which is all that `functional_call` calls."""
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.block = block
+
+    def forward(self, name: str, *args: Any) -> Any:
+        return getattr(self.block, name)(*args)

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,21 +19,26 @@ from odenets.errors import Interrupted, TrainingStopped, UserError, did_you_mean
 OPTIONS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--config-dir", "-cd", "--package", "-p", "--info", "-i")
 
 
-def run_hydra(overrides: list[str]) -> None:
-    """Run `odenets train` with Hydra overrides and options; UserError for whatever is wrong with them."""
+def run_hydra(overrides: list[str], task: "Callable[[list[str], list[str], str | None], TrainTask] | None" = None) -> None:
+    """Run `odenets train` with Hydra overrides and options; UserError for whatever is wrong with them.
+
+    `task` makes what Hydra calls with each composed configuration: training, unless another is given.
+    """
     schema.register()
     config_dir = _config_dir(overrides)
     command = [sys.argv[0], "train"]
     with _argv([sys.argv[0], *overrides]), _full_errors():
         try:
-            hydra.main(version_base="1.3", config_path=".", config_name="train")(_Task(command, overrides, config_dir))()
-        except _Outcome as outcome:
+            hydra.main(version_base="1.3", config_path=".", config_name="train")(
+                (task or TrainTask)(command, overrides, config_dir)
+            )()
+        except Outcome as outcome:
             raise outcome.error from outcome.error.__cause__
         except CONFIG_ERRORS as error:
             raise UserError(explain(error, config_dir)) from error
 
 
-class _Outcome(BaseException):
+class Outcome(BaseException):
     """Carries an expected error through Hydra, which prints lines of its own for every Exception."""
 
     def __init__(self, error: UserError | TrainingStopped | Interrupted) -> None:
@@ -41,7 +46,7 @@ class _Outcome(BaseException):
         self.error = error
 
 
-class _Task:
+class TrainTask:
     """What Hydra calls with each composed configuration."""
 
     __module__ = "odenets.configs.compose"  # Hydra finds the config folder through it
@@ -54,13 +59,14 @@ class _Task:
 
     def __call__(self, cfg: DictConfig) -> float:
         try:
-            return self._train(cfg)
+            return self.run(cfg)
         except OmegaConfBaseException as error:  # an interpolation that this choice of groups cannot resolve
-            raise _Outcome(UserError(explain(error, self.config_dir))) from error
+            raise Outcome(UserError(explain(error, self.config_dir))) from error
         except (UserError, TrainingStopped, Interrupted) as error:
-            raise _Outcome(error) from error
+            raise Outcome(error) from error
 
-    def _train(self, cfg: DictConfig) -> float:
+    def run(self, cfg: DictConfig) -> float:
+        """Check the configuration, choose the folder, train."""
         schema.refuse_extras(cfg)
         schema.check_values(cfg)
         job = HydraConfig.get()
@@ -72,13 +78,15 @@ class _Task:
             raise UserError(f"choose an experiment: odenets train experiment=<one of {options}>")
         if job.mode == RunMode.MULTIRUN and cfg.run.dir is None:
             cfg.run.dir = os.path.join(job.sweep.dir, _job_folder(job.job.num, _swept(typed, self.words)))
+        return self.start(cfg, typed, again=[f"run.dir={cfg.run.dir}"] if job.mode == RunMode.MULTIRUN else [])
+
+    def start(self, cfg: DictConfig, typed: list[str], again: list[str], part: str | None = None) -> float:
+        """Train; `again` are the words that Fabric's other processes need beside `typed`: they get this one job."""
         from odenets.train.main import train  # torch and Fabric load here, after every cheap check
 
-        # Fabric starts its other processes by running sys.argv again: give them this job, not the sweep.
-        where = [f"run.dir={cfg.run.dir}"] if job.mode == RunMode.MULTIRUN else []
-        again = [*self.command, *typed, *where, *(["--config-dir", self.config_dir] if self.config_dir else [])]
-        with _argv(again), _outside_hydra():
-            return train(cfg, typed)
+        folder = ["--config-dir", self.config_dir] if self.config_dir else []
+        with _argv([*self.command, *typed, *again, *folder]), _outside_hydra():
+            return train(cfg, typed, part)
 
 
 def _swept(job: list[str], words: list[str]) -> list[str]:

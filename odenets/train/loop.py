@@ -25,6 +25,9 @@ class Progress:
     seconds: float = 0.0
     loss_sum: float = 0.0  # since the last row of the log
     loss_count: int = 0
+    spikes: int = 0  # steps whose loss stood far above the recent ones
+    level: float = 0.0  # running mean of the loss, and of its distance from that mean
+    deviation: float = 0.0
 
 
 @dataclass
@@ -76,6 +79,7 @@ def fit(parts: Parts, progress: Progress, hooks: Hooks) -> None:
             progress.step += 1
             progress.loss_sum += loss
             progress.loss_count += 1
+            watch_for_spikes(progress, loss)
             progress.seconds = time.perf_counter() - began
             done = progress.step // per_epoch
             if progress.step % per_epoch == 0:
@@ -89,6 +93,18 @@ def fit(parts: Parts, progress: Progress, hooks: Hooks) -> None:
             if stop.requested and progress.step < total:
                 hooks.save()
                 raise Interrupted(f"stopped after step {progress.step} of {total} and saved")
+
+
+def watch_for_spikes(progress: Progress, loss: float) -> None:
+    """Count a loss more than 6 mean deviations above the running mean, from step 20 on, in `progress.spikes`."""
+    if progress.step == 1:
+        progress.level = loss
+    limit = progress.level + 6 * progress.deviation
+    if progress.step > 20:
+        progress.spikes += loss > limit
+        loss = min(loss, limit)  # a spike must not hide the next one
+    progress.deviation += 0.05 * (abs(loss - progress.level) - progress.deviation)
+    progress.level += 0.05 * (loss - progress.level)
 
 
 def measure(parts: Parts) -> dict[str, float]:

@@ -8,23 +8,22 @@ import torch
 from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
 
-from odenets.configs.build import check_targets, group_names, instantiate, plain, refuse_unused_scheme, unused_groups
-from odenets.errors import Interrupted, TrainingStopped, UserError, one_line
+from odenets.configs.build import check_targets, group_names, plain, refuse_unused_scheme, unused_groups
+from odenets.errors import Interrupted, TrainingStopped, UserError
 from odenets.report import curves, table
-from odenets.solvers import SolveError
 from odenets.train import checkpoint, export, runfolder
-from odenets.train.ema import Averaged
-from odenets.train.loop import Hooks, Parts, Progress, epoch_order, fit, measure, steps_per_epoch
+from odenets.train.build import build, load_run, make_fabric, rehearse
+from odenets.train.loop import Hooks, Parts, Progress, fit, measure
 from odenets.train.metrics import MetricsLog
 from odenets.train.progress import Bar
 from odenets.train.runfolder import RunFolder
-from odenets.train.schedule import factor
 from odenets.train.snapshot import command_line, snapshot
-from odenets.train.task import Task
 
 
-def train(cfg: DictConfig, typed: list[str]) -> float:
+def train(cfg: DictConfig, typed: list[str], part: str | None = None) -> float:
     """Train the composed configuration `cfg`; `typed` are the overrides the person gave.
+
+    `part` is the run's place in a larger whole: the progress bar shows it, and no table is printed.
 
     Returns the first headline measure. Raises UserError before any work, TrainingStopped, Interrupted.
     """
@@ -35,13 +34,13 @@ def train(cfg: DictConfig, typed: list[str]) -> float:
         refuse_unused_scheme(cfg)
         check_targets(config, config["run"]["allow_targets"])
     path = _choose_folder(config)  # with its checks, before anything slow
-    fabric = _fabric(config["trainer"])
+    fabric = make_fabric(config["trainer"])
     fabric.launch()
     folder = RunFolder(Path(str(fabric.broadcast(path))))
     with group_names(cfg):
-        task, parts = _build(fabric, config)
-    _rehearse(parts)
-    if fabric.is_global_zero:
+        task, parts = build(fabric, config)
+    rehearse(parts)
+    if fabric.is_global_zero and part is None:
         table.note_unused(unused_groups(cfg, typed))
     progress = Progress()
     if config["run"]["resume"]:
@@ -50,21 +49,13 @@ def train(cfg: DictConfig, typed: list[str]) -> float:
         runfolder.create(folder.path)
         OmegaConf.save(cfg, folder.config)
         folder.write_json(folder.versions, snapshot(command_line()))
-    _run(parts, folder, config, progress)
-    return _finish(parts, folder, config, progress)
+    _run(parts, folder, config, progress, part or config["name"])
+    return _finish(parts, folder, config, progress, quiet=part is not None)
 
 
 def evaluate(run: str) -> None:
     """Load a run's configuration and exported weights, measure again, print the table."""
-    folder = RunFolder(Path(run))
-    cfg = folder.read_config()
-    config = plain(cfg)
-    check_targets(config, config["run"]["allow_targets"])
-    if not folder.weights.is_file():
-        raise UserError(f"{run}: has no model.safetensors; finish it: odenets train run.dir={run} run.resume=true")
-    config["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto", "ema": 0.0}
-    task, parts = _build(_fabric(config["trainer"]), config)
-    export.load(folder.weights, task)
+    config, task, parts = load_run(run)
     table.show(f"{config['name']}, evaluated again", measure(parts) | task.facts(), run)
 
 
@@ -89,18 +80,6 @@ def _resumed_config(cfg: DictConfig, typed: list[str]) -> DictConfig:
     return saved
 
 
-def _fabric(trainer: dict[str, Any]) -> Fabric:
-    if trainer["threads"] is not None:
-        torch.set_num_threads(trainer["threads"])
-    keys = ("accelerator", "devices", "num_nodes", "strategy", "precision")
-    try:
-        fabric = Fabric(**{key: trainer[key] for key in keys})
-    except Exception as error:  # Fabric raises many types for a machine that lacks what was asked for
-        given = ", ".join(f"{key}={trainer[key]}" for key in keys)
-        raise UserError(f"trainer: Fabric cannot start with {given}: {one_line(error)}") from error
-    return fabric
-
-
 def _choose_folder(config: dict[str, Any]) -> Path | None:
     """The run's folder, checked but not made; None on the other processes, which hear of it from the first."""
     if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0":
@@ -110,40 +89,6 @@ def _choose_folder(config: dict[str, Any]) -> Path | None:
     if not run["resume"]:
         runfolder.check_new(path)
     return path
-
-
-def _build(fabric: Fabric, config: dict[str, Any]) -> tuple[Task, Parts]:
-    allow = config["run"]["allow_targets"]
-    fabric.seed_everything(config["seed"] + fabric.global_rank, verbose=False)
-    data = instantiate(config["data"], "data", allow).load()
-    task = instantiate(config["task"], "task", allow)
-    if not isinstance(task, Task):
-        raise UserError(f"task: expected an odenets.train.task.Task, got {type(task).__name__}")
-    task.to(fabric.device)
-    task.attach(data.to(fabric.device))
-    trainer = config["trainer"]
-    optimizer = instantiate(config["optimizer"], "optimizer", allow)(params=task.parameters())
-    module, wrapped = fabric.setup(task, optimizer)
-    averaged = Averaged(task, trainer["ema"])
-    parts = Parts(fabric, task, module, wrapped, None, averaged, config["seed"], trainer)
-    total = steps_per_epoch(parts) * trainer["epochs"]
-    parts.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor(trainer["schedule"], total, trainer["warmup"]))
-    return task, parts
-
-
-def _rehearse(parts: Parts) -> None:
-    """One loss before any work: combinations that the parts refuse only when they meet are bad input as well."""
-    states = checkpoint.random_state()
-    parts.task.eval()
-    try:
-        parts.task(*parts.task.select(epoch_order(parts, 0)[0]), progress=0.0)
-    except SolveError as error:
-        raise UserError(f"the first solve fails: {one_line(error)}") from error
-    except ValueError as error:
-        raise UserError(f"these choices do not fit together: {one_line(error)}") from error
-    finally:
-        parts.task.train()
-        checkpoint.set_random_state(states)
 
 
 def _restore(parts: Parts, state: dict[str, Any]) -> Progress:
@@ -181,7 +126,7 @@ def _all_random_states(fabric: Fabric) -> list[dict[str, Any]]:
     return states
 
 
-def _run(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: Progress) -> None:
+def _run(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: Progress, shown: str) -> None:
     main, fresh = parts.fabric.is_global_zero, not config["run"]["resume"]
     board = folder.path / "tensorboard" if config["run"]["tensorboard"] else None
     log = MetricsLog(folder.metrics, None if fresh else progress.step, board) if main else None
@@ -189,7 +134,7 @@ def _run(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: Prog
     resume = f"odenets train run.dir={folder.path} run.resume=true"
     if fresh:
         _save(parts, folder, progress)  # from here on the run can be resumed
-    with Bar(config["name"], trainer["epochs"], 0, trainer["progress"] and main) as bar:
+    with Bar(shown, trainer["epochs"], 0, trainer["progress"] and main) as bar:
         hooks = Hooks(log.append if log else lambda row: None, lambda: _save(parts, folder, progress), bar.update)
         try:
             fit(parts, progress, hooks)
@@ -205,7 +150,7 @@ def _run(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: Prog
                 log.close()
 
 
-def _finish(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: Progress) -> float:
+def _finish(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: Progress, quiet: bool) -> float:
     measures = measure(parts)
     if parts.fabric.is_global_zero:
         with parts.averaged.applied():
@@ -221,12 +166,14 @@ def _finish(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: P
             "steps": progress.step,
             "epochs": config["trainer"]["epochs"],
             "seconds": round(progress.seconds, 2),
+            "spikes": progress.spikes,
             "plots": [path.name for path in plots],
             "files": [path.name for path in files],
         }
         folder.write_json(folder.result, result)
-        rows = measures | facts | {key: result[key] for key in ("parameters", "epochs", "seconds")}
-        table.show(config["name"], rows, str(folder.path), [path.name for path in [*plots, *files]])
+        if not quiet:
+            rows = measures | facts | {key: result[key] for key in ("parameters", "epochs", "seconds")}
+            table.show(config["name"], rows, str(folder.path), [path.name for path in [*plots, *files]])
     return measures[parts.task.headline[0]]
 
 

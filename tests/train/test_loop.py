@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from odenets.errors import Interrupted, TrainingStopped
 from odenets.train.ema import Averaged
-from odenets.train.loop import Hooks, Parts, Progress, epoch_order, fit, steps_per_epoch
+from odenets.train.loop import Hooks, Parts, Progress, epoch_order, fit, steps_per_epoch, watch_for_spikes
 from odenets.train.task import Task
 
 
@@ -119,3 +119,15 @@ def test_the_order_of_the_data_depends_on_seed_and_epoch_only():
     orders = [torch.cat(epoch_order(first, epoch)).tolist() for epoch in range(6)]
     assert orders == [torch.cat(epoch_order(parts(Parabola()), epoch)).tolist() for epoch in range(6)]
     assert len({tuple(order) for order in orders}) > 1
+
+
+def test_a_spike_is_counted_once_per_step_and_does_not_hide_the_next():
+    losses = 1.0 + 0.1 * torch.randn(100, generator=torch.Generator().manual_seed(0))
+    counts = {}
+    for name, at in (("none", {}), ("two", {40: 5.0, 43: 4.0}), ("early", {5: 5.0})):
+        progress = Progress()
+        for i, loss in enumerate(losses.tolist()):
+            progress.step += 1
+            watch_for_spikes(progress, at.get(i, loss))
+        counts[name] = progress.spikes
+    assert counts == {"none": 0, "two": 2, "early": 0}

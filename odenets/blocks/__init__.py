@@ -11,6 +11,7 @@ from odenets.blocks.highway import Highway
 from odenets.blocks.hyper_connections import HyperConnections
 from odenets.blocks.implicit_euler import ImplicitEuler
 from odenets.blocks.leapfrog import Leapfrog
+from odenets.blocks.learned_flows import DecayFlow, DeltaRuleFlow, RelaxationFlow, RotationFlow
 from odenets.blocks.macaron import Macaron
 from odenets.blocks.manifold_hyper_connections import ManifoldHyperConnections
 from odenets.blocks.momentum import Momentum
@@ -22,13 +23,16 @@ from odenets.blocks.polynet import PolyNet
 from odenets.blocks.residual import Residual
 from odenets.blocks.revnet import RevNet
 from odenets.blocks.runge_kutta import RungeKuttaBlock
+from odenets.blocks.semilinear import Semilinear
 from odenets.blocks.strang import Strang
 
 __all__ = [
     "Antisymmetric",
     "AttentionResidual",
     "Block",
+    "DecayFlow",
     "Delta",
+    "DeltaRuleFlow",
     "Engram",
     "Hamiltonian",
     "Highway",
@@ -44,9 +48,12 @@ __all__ = [
     "Plain",
     "PolyNet",
     "Prenormed",
+    "RelaxationFlow",
     "Residual",
     "RevNet",
     "ReversibleBlock",
+    "RotationFlow",
     "RungeKuttaBlock",
+    "Semilinear",
     "Strang",
 ]

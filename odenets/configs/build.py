@@ -78,7 +78,7 @@ def unused_groups(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
         found += ["branch", "branch2"] if "${sublayers:" in text else []
         queue += [name for name in found if name in cfg and name not in used]
     named = {re.split(r"[.=@]", word.lstrip("+~"))[0] for word in typed}
-    return sorted(named & {"model", "field", "block", "branch", "branch2", "solver", "gradient", "scheme"} - used)
+    return sorted(named & {"model", "field", "block", "flow", "branch", "branch2", "solver", "gradient", "scheme"} - used)
 
 
 def refuse_unused_scheme(cfg: DictConfig) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-ORDER = ("experiment", "task", "data", "model", "field", "block", "branch", "scheme", "solver", "gradient", "optimizer", "trainer", "run")
+ORDER = ("experiment", "task", "data", "model", "field", "block", "flow", "branch", "scheme", "solver", "gradient", "optimizer", "trainer", "run")
 
 
 def groups(config_dir: str | None = None) -> dict[str, list[str]]:

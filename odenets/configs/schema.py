@@ -1,6 +1,6 @@
 """The typed part of the configuration: what every run has, whatever its model.
 
-The other groups (`data`, `model`, `field`, `block`, `branch`, `solver`, `task`, `optimizer`) hold `_target_` nodes; their schema
+The other groups (`data`, `model`, `field`, `block`, `flow`, `branch`, `solver`, `task`, `optimizer`) hold `_target_` nodes; their schema
 is the signature of the target, so a new block or field needs no entry here (see `odenets.configs.build`).
 """
 
@@ -77,6 +77,7 @@ class Config:
     model: Any = None
     field: Any = None
     block: Any = None
+    flow: Any = None  # of block=flow
     branch: Any = None
     branch2: Any = None  # the second branch, for blocks and stacks that have two
     scheme: Any = None

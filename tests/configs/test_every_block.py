@@ -98,3 +98,21 @@ def test_the_transformers_branches_count_as_used():
     cfg = compose("train", ["experiment=bytes_lm"])
     typed = ["branch=swiglu", "branch@branch2=mlp", "block=residual", "field=mlp", "solver=rk4"]
     assert unused_groups(cfg, typed) == ["field", "solver"]
+
+
+@pytest.mark.parametrize("scheme", groups()["scheme"])
+@pytest.mark.parametrize("flow", groups()["flow"])
+def test_every_flow_takes_every_scheme_and_any_branch(flow: str, scheme: str):
+    words = ["experiment=digits", "block=flow", f"flow={flow}", f"scheme={scheme}", "task.network.channels=8"]
+    cfg = compose("train", [*words, "model.N=2"])
+    refuse_unused_scheme(cfg)
+    assert unused_groups(cfg, ["flow=decay", "scheme=rk4", "branch=conv"]) == []
+    network = instantiate(plain(cfg)["task"], "task").network
+    network(torch.randn(2, 1, 8, 8)).square().sum().backward()
+    unused = [key for key, p in network.flow.blocks[0].named_parameters() if p.grad is None]
+    assert not unused
+
+
+def test_a_flow_that_the_block_does_not_take_is_named():
+    cfg = compose("train", ["experiment=digits", "block=delta", "flow=rotation"])
+    assert unused_groups(cfg, ["flow=rotation"]) == ["flow"]

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odenets.flows.scheme import Scheme, at_least_single, check_square
+from odenets.flows.scheme import Scheme, check_square
+from odenets.solvers.phi import at_least_single, phi
 
 
 @dataclass(frozen=True)
@@ -75,26 +76,3 @@ class Exponential(Scheme):
     @property
     def is_l_stable(self) -> bool:
         return True
-
-
-def phi(index: int, z: Any) -> Any:
-    """phi_1(z) = (e^z - 1)/z or phi_2(z) = (e^z - 1 - z)/z^2, with derivatives as accurate as the value.
-
-    By its Taylor series inside |z| < 1: the quotients lose the derivatives' digits near 0, and at 0 everything.
-    """
-    if not isinstance(z, Tensor):
-        if abs(z) < 1:
-            return math.fsum(z**k / math.factorial(k + index) for k in range(19))
-        first = math.expm1(z) / z
-        return first if index == 1 else (first - 1) / z
-    z = at_least_single(z)
-    small = z.abs() < 1
-    near, far = torch.where(small, z, 0), torch.where(small, 1, z)
-    terms = 19 if z.dtype in (torch.float64, torch.complex128) else 11
-    series = torch.full_like(z, 1 / math.factorial(terms - 1 + index))
-    for k in range(terms - 2, -1, -1):
-        series = series * near + 1 / math.factorial(k + index)
-    quotient = torch.expm1(far) / far
-    if index == 2:
-        quotient = (quotient - 1) / far
-    return torch.where(small, series, quotient)

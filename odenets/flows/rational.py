@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from odenets.flows import stability
-from odenets.flows.scheme import Scheme, at_least_single, check_square
+from odenets.flows.scheme import Scheme, check_square
 from odenets.solvers import ButcherTableau
+from odenets.solvers.phi import at_least_single
 
 Coefficients = tuple[float, ...]
 _ZERO = 1e-14  # what irrational tableaus leave of coefficients that vanish

@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import overload
 
-import torch
 from torch import Tensor
+
+from odenets.solvers.phi import at_least_single
 
 
 class Scheme(ABC):
@@ -114,12 +115,6 @@ class Scheme(ABC):
     @abstractmethod
     def is_l_stable(self) -> bool:
         """Whether it is A-stable and R vanishes at infinity."""
-
-
-def at_least_single(z: Tensor) -> Tensor:
-    """z in float32 if its precision is lower: coefficients are never rounded to eight bits."""
-    dtype = torch.promote_types(z.dtype, torch.float32)
-    return z if z.dtype == dtype else z.to(dtype)
 
 
 def check_square(m: Tensor) -> Tensor:

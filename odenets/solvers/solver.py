@@ -26,14 +26,14 @@ from .field import FlatField
 from .fixed import FixedIntegrator
 from .integrator import Callbacks, Integrator
 from .masked import Stepper
-from .methods import TABLEAUS
+from .methods import ONE_STEP
 from .methods.rk4 import RK4_38
 from .norms import Norm, rms_norm_per_sample, state_norm
 from .state import StateLayout
 
 ADAMS_METHODS = tuple(DEFAULT_ORDER)
-ADAPTIVE_METHODS = tuple(name for name, tableau in TABLEAUS.items() if tableau.adaptive)
-METHODS = (*TABLEAUS, *ADAMS_METHODS, "scipy_solver", "torchdiffeq")
+ADAPTIVE_METHODS = tuple(name for name, method in ONE_STEP.items() if method.adaptive)
+METHODS = (*ONE_STEP, *ADAMS_METHODS, "scipy_solver", "torchdiffeq")
 Tolerance = float | Tensor | tuple[float, ...]
 
 
@@ -88,7 +88,7 @@ class Adaptive:
         rtol, atol = (tolerance(name, getattr(self, name), flat.layout, y0) for name in ("rtol", "atol"))
         return AdaptiveIntegrator(
             flat,
-            TABLEAUS[self.method],
+            ONE_STEP[self.method],
             t0.to(dtype),
             y0,
             direction,
@@ -107,7 +107,7 @@ class Adaptive:
 
     def stepper(self, flat: FlatField, ts: Tensor, y0: Tensor, direction: float) -> Stepper:
         """The constants of a per-sample solve over ts [..., T] (already in time precision)."""
-        method = TABLEAUS[self.method]
+        method = ONE_STEP[self.method]
         rtol, atol = (tolerance(name, getattr(self, name), flat.layout, y0) for name in ("rtol", "atol"))
         nodes = torch.tensor(method.c, dtype=ts.dtype, device=ts.device)
         return Stepper(
@@ -137,14 +137,14 @@ class FixedStep:
     perturb: bool = False
 
     def __post_init__(self) -> None:
-        _check_name(self.method, tuple(TABLEAUS), "FixedStep")
+        _check_name(self.method, tuple(ONE_STEP), "FixedStep")
         _check_grid(self)
 
     def start(
         self, flat: FlatField, t0: Tensor, y0: Tensor, direction: float, callbacks: Callbacks | None = None
     ) -> Integrator:
         return FixedIntegrator(
-            flat, TABLEAUS[self.method], t0, y0, direction, callbacks=callbacks, **_grid_arguments(self)
+            flat, ONE_STEP[self.method], t0, y0, direction, callbacks=callbacks, **_grid_arguments(self)
         )
 
 
@@ -248,7 +248,7 @@ def resolve_solver(solver: Solver | str, **overrides: Any) -> Solver:
         _check_name(solver, METHODS, "solver")
         if solver in ADAPTIVE_METHODS and not {"steps", "step_size"} & set(overrides):
             solver = Adaptive(solver)
-        elif solver in TABLEAUS:
+        elif solver in ONE_STEP:
             solver = FixedStep(solver)
         elif solver in ADAMS_METHODS:
             solver = Adams(solver)

@@ -1,5 +1,9 @@
-"""One file per method. `TABLEAUS` holds every Runge-Kutta method by name; adding a file means adding its line here."""
+"""One file per method; adding a file means adding its line here.
 
+`TABLEAUS` holds the explicit Runge-Kutta methods by name, `ONE_STEP` these and every other one-step method.
+"""
+
+from ..one_step import Method
 from ..tableau import ButcherTableau
 from .adaptive_heun import ADAPTIVE_HEUN
 from .bosh3 import BOSH3
@@ -32,3 +36,5 @@ TABLEAUS: dict[str, ButcherTableau] = {
         DOPRI8,
     )
 }
+
+ONE_STEP: dict[str, Method] = {**TABLEAUS}

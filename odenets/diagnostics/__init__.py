@@ -19,7 +19,19 @@ Read `trace` (a stack seen step by step) and `jacobian` (a derivative as an oper
 Every result is a dataclass with `to_dict()`.
 """
 
+from odenets.diagnostics.contraction import Contraction, contraction, logarithmic_norm, one_sided_lipschitz
+from odenets.diagnostics.gains import DepthGains, StreamGains, depth_gains, stream_gains
+from odenets.diagnostics.gates import Histogram, LayerGates, gates, step_sizes
 from odenets.diagnostics.jacobian import Jacobian
+from odenets.diagnostics.lyapunov import LyapunovExponents, depth_exponents, lyapunov_exponents
+from odenets.diagnostics.multistep import (
+    Propagation,
+    RootCondition,
+    ZeroStability,
+    propagation_matrices,
+    root_condition,
+    zero_stability,
+)
 from odenets.diagnostics.spectrum import (
     Eigenvalues,
     LayerSpectra,
@@ -29,17 +41,44 @@ from odenets.diagnostics.spectrum import (
     singular_values,
 )
 from odenets.diagnostics.stability import LayerEigenvalues, StabilityRegion, layer_eigenvalues, stability_region
+from odenets.diagnostics.streams import StreamCollapse, stream_collapse
+from odenets.diagnostics.weights import WeightSmoothness, weight_smoothness
 
 __all__ = [
+    "Contraction",
+    "DepthGains",
     "Eigenvalues",
+    "Histogram",
     "Jacobian",
     "LayerEigenvalues",
+    "LayerGates",
     "LayerSpectra",
+    "LyapunovExponents",
+    "Propagation",
+    "RootCondition",
     "SingularValues",
     "StabilityRegion",
+    "StreamCollapse",
+    "StreamGains",
+    "WeightSmoothness",
+    "ZeroStability",
+    "contraction",
+    "depth_exponents",
+    "depth_gains",
     "eigenvalues",
+    "gates",
     "layer_eigenvalues",
     "layer_spectra",
+    "logarithmic_norm",
+    "lyapunov_exponents",
+    "one_sided_lipschitz",
+    "propagation_matrices",
+    "root_condition",
     "singular_values",
     "stability_region",
+    "step_sizes",
+    "stream_collapse",
+    "stream_gains",
+    "weight_smoothness",
+    "zero_stability",
 ]

@@ -76,7 +76,7 @@ def singular_values(
         values = torch.linalg.svdvals(jacobian.dense().double())
         return SingularValues(host(values[:, :k]), host(values.flip(1)[:, :k]), torch.zeros(len(values), k), "dense")
     steps = max(iterations, k)
-    b, rest = golub_kahan(jacobian.apply, jacobian.transpose, _start(jacobian.state, seed), steps)
+    b, rest = golub_kahan(jacobian.apply, jacobian.transpose, random_start(jacobian.state, seed), steps)
     u, values, _ = torch.linalg.svd(b.double())
     residuals = rest.double()[:, None] * u[:, -1, :k].abs()
     return SingularValues(host(values[:, :k]), host(values.flip(1)[:, :k]), host(residuals), "golub_kahan")
@@ -96,7 +96,7 @@ def eigenvalues(
     if n <= dense_limit:
         values = _outermost_first(torch.linalg.eigvals(jacobian.dense().double()))
         return Eigenvalues(host(values), torch.zeros(values.shape, dtype=torch.float64), "dense")
-    h, rest = arnoldi(jacobian.apply, _start(jacobian.state, seed), max(iterations, k))
+    h, rest = arnoldi(jacobian.apply, random_start(jacobian.state, seed), max(iterations, k))
     values, vectors = torch.linalg.eig(h.double())
     residuals = rest.double()[:, None] * vectors[:, -1].abs()  # LAPACK's vectors have norm 1
     best = residuals.argsort(dim=1)[:, : min(k, h.shape[1])]
@@ -118,7 +118,8 @@ def layer_spectra(
     return LayerSpectra(layers, singular_values(Jacobian(lambda y: stack(y, context), x), k, **settings))
 
 
-def _start(state: Tensor, seed: int) -> Tensor:
+def random_start(state: Tensor, seed: int = 0) -> Tensor:
+    """A random vector [B, n] like the state, the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(state.shape, generator=generator, dtype=torch.float64).to(state)
 

@@ -158,7 +158,7 @@ def _linear_part(step: Step) -> Tensor | None:
     if not isinstance(step.block, FlowBlock) or getattr(step.block.flow, "write_only", False):
         return None
     with plain_attention():
-        linear = step.block.flow.freeze(step.t, step.state).linear
+        linear = step.call("flow.freeze", step.t, step.state).linear
     h = 1.0 if _is_step_map(step) else step.h
     if isinstance(linear, Zero):
         return None

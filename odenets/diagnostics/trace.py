@@ -1,5 +1,6 @@
 """A stack seen step by step: each step's time, size, block, state and map."""
 
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,9 @@ class Step:
         block: the block that makes it; of a block whose parameters vary in time, the one they are put into.
         state: the state it starts from, detached.
         map: the step as a function of the state.
-        call: `call(name, *args)` calls a method of the block, with the parameters that hold at t.
+        weights: the block's parameters at t, by name.
+        call: `call(name, *args)` calls a method of the block, such as "field" or "flow.freeze", with the parameters
+            that hold at t.
     """
 
     index: int
@@ -33,6 +36,7 @@ class Step:
     block: Block
     state: Any
     map: Callable[[Any], Any]
+    weights: dict[str, Tensor]
     call: Callable[..., Any]
 
     @property
@@ -47,9 +51,9 @@ def trace(stack: FlowStack, x: Tensor, context: Mapping[str, Tensor] | None = No
     state: Any = stack.block(0).lift(x)
     steps = []
     for n, ((t, h), step) in enumerate(zip(stack.schedule(x), stack.steps(x, context))):
-        block, call = _parts(stack.block(n), t)
+        block, weights, call = _parts(stack.block(n), t)
         state = tree_map(torch.detach, state)
-        steps.append(Step(n, float(t), float(h), block, state, step, call))
+        steps.append(Step(n, float(t), float(h), block, state, step, weights, call))
         state = step(state)
     return steps
 
@@ -61,12 +65,13 @@ def states(stack: FlowStack, x: Tensor, context: Mapping[str, Tensor] | None = N
     return [*(step.state for step in steps), tree_map(torch.detach, steps[-1].map(steps[-1].state))]
 
 
-def _parts(block: Block, t: Tensor) -> tuple[Block, Callable[..., Any]]:
+def _parts(block: Block, t: Tensor) -> tuple[Block, dict[str, Any], Callable[..., Any]]:
+    """The block itself, its parameters at t, and how to call its methods with them."""
     if not isinstance(block, VaryingBlock):
-        return block, lambda name, *args: getattr(block, name)(*args)
-    template = block.template
-    weights = {f"block.{name}": w for name, w in block.varying.weights(t).items()}
-    return template, lambda name, *args: functional_call(_Methods(template), weights, (name, *args))
+        return block, dict(block.named_parameters()), lambda name, *args: operator.attrgetter(name)(block)(*args)
+    template, weights = block.template, block.varying.weights(t)
+    methods, inside = _Methods(template), {f"block.{name}": w for name, w in weights.items()}
+    return template, weights, lambda name, *args: functional_call(methods, inside, (name, *args))
 
 
 class _Methods(nn.Module):
@@ -77,4 +82,4 @@ class _Methods(nn.Module):
         self.block = block
 
     def forward(self, name: str, *args: Any) -> Any:
-        return getattr(self.block, name)(*args)
+        return operator.attrgetter(name)(self.block)(*args)

@@ -34,7 +34,7 @@ def user_configs(tmp_path: Path) -> Path:
         (["experiment=digits", "sovler=rk4"], ["sovler", "did you mean 'solver'"]),
         (["experiment=digits", "model.N=many"], ["model.N", "int", "'many'"]),
         (["experiment=digits", "model.N=0"], ["model", "N >= 1", "0"]),
-        (["experiment=digits", "gradient.name=adjont"], ["gradient.name", "did you mean 'adjoint'"]),
+        (["experiment=digits", "gradient=adjont"], ["gradient", "adjoint"]),
         (["experiment=digits", "trainer.epochs"], ["trainer.epochs", "key=value"]),
         (["experiment=digits", "--mulitrun"], ["--mulitrun", "did you mean '--multirun'"]),
         (["experiment=digits", "--config-dir", "/nowhere"], ["/nowhere", "no such folder"]),

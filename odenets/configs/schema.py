@@ -1,6 +1,7 @@
 """The typed part of the configuration: what every run has, whatever its model.
 
-The other groups (`data`, `model`, `field`, `block`, `flow`, `branch`, `solver`, `task`, `optimizer`) hold `_target_` nodes; their schema
+The other groups (`data`, `model`, `field`, `block`, `flow`, `branch`, `solver`, `gradient`, `task`, `optimizer`) hold
+`_target_` nodes; their schema
 is the signature of the target, so a new block or field needs no entry here (see `odenets.configs.build`).
 """
 
@@ -13,7 +14,6 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 from odenets.configs import sublayers
-from odenets.configs.catalog import groups
 from odenets.errors import UserError, did_you_mean
 
 
@@ -23,13 +23,6 @@ class Schedule(Enum):
     constant = "constant"
     cosine = "cosine"
     one_cycle = "one_cycle"
-
-
-@dataclass
-class GradientConf:
-    """How the solve is differentiated: one word, passed on to the model."""
-
-    name: str = "autograd"
 
 
 @dataclass
@@ -84,13 +77,13 @@ class Config:
     width: Any = None  # size of the state's feature dimension
     axis: int = 1  # where the state has its features: 1 for images, -1 for sequences
     solver: Any = None
-    gradient: GradientConf = dataclasses.field(default_factory=GradientConf)
+    gradient: Any = None
     optimizer: Any = None
     trainer: TrainerConf = dataclasses.field(default_factory=TrainerConf)
     run: RunConf = dataclasses.field(default_factory=RunConf)
 
 
-TYPED = {"": Config, "gradient": GradientConf, "trainer": TrainerConf, "run": RunConf}
+TYPED = {"": Config, "trainer": TrainerConf, "run": RunConf}
 
 
 def register() -> None:
@@ -112,9 +105,6 @@ def refuse_extras(cfg: DictConfig) -> None:
 
 def check_values(cfg: DictConfig) -> None:
     """Raise UserError for a value of the right type that cannot be meant."""
-    gradients = groups()["gradient"]
-    if cfg.gradient.name not in gradients:
-        raise UserError(f"gradient.name={cfg.gradient.name}: no such method; {did_you_mean(cfg.gradient.name, gradients)}")
     trainer = cfg.trainer
     for key in ("epochs", "batch_size", "eval_every", "checkpoint_every", "devices", "num_nodes"):
         if trainer[key] < 1:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from odenets.blocks import Block
 from odenets.models.neural_ode import NeuralODE
-from odenets.solvers import Solver
+from odenets.solvers import Gradient, Solver
 
 
 class FlowODE(NeuralODE):
@@ -30,7 +30,7 @@ class FlowODE(NeuralODE):
         self,
         block: Callable[[], Block],
         solver: Solver | str = "dopri5",
-        gradient: str = "autograd",
+        gradient: Gradient | str = "autograd",
         T: float = 1.0,
     ):
         built = block()

@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from odenets.solvers import Adaptive, Solver, Stats, resolve_solver, solve
+from odenets.solvers import Adaptive, Gradient, Solver, Stats, resolve_gradient, resolve_solver, solve
 
 OUTPUTS = ("end", "trajectory")
 
@@ -18,7 +18,7 @@ class NeuralODE(nn.Module):
         field: a vector field `f(t, x) -> dx/dt`.
         solver: the name of a method ("dopri5", "rk4") or a solver such as `FixedStep("rk4", steps=8)`. An `Adaptive`
             one with a common clock and no jump times of its own is given the field's `jump_times`, where it has any.
-        gradient: how the solve is differentiated, a name that `odenets.solvers.solve` knows.
+        gradient: how the solve is differentiated, as in `odenets.solvers.solve`: a name, or a method with its settings.
         t0, t1: the time interval when `forward` is given no times; t1 < t0 integrates backward.
         output: "end": the state at the last time; "trajectory": the states at all times.
 
@@ -27,14 +27,14 @@ class NeuralODE(nn.Module):
             backward counts are filled in by the backward pass.
 
     Raises:
-        ValueError: unknown `output` or solver, t0 and t1 equal or not finite, or a field that is not a module.
+        ValueError: unknown `output`, solver or gradient, t0 and t1 equal or not finite, or a field that is no module.
     """
 
     def __init__(
         self,
         field: nn.Module,
         solver: Solver | str = "dopri5",
-        gradient: str = "autograd",
+        gradient: Gradient | str = "autograd",
         t0: float = 0.0,
         t1: float = 1.0,
         output: str = "end",
@@ -51,7 +51,7 @@ class NeuralODE(nn.Module):
             raise ValueError(f"NeuralODE expects two different finite times, got t0={t0}, t1={t1}")
         self.field = field
         self.solver = _stopping_at_jumps(resolve_solver(solver), getattr(field, "jump_times", ()))
-        self.gradient = gradient
+        self.gradient = resolve_gradient(gradient)
         self.t0 = t0
         self.t1 = t1
         self.output = output
@@ -77,7 +77,7 @@ class NeuralODE(nn.Module):
             if f.name == "method" or not _is_default(f, getattr(self.solver, f.name))
         ]
         solver = f"{type(self.solver).__name__}({', '.join(changed)})"
-        return f"t=({self.t0:g}, {self.t1:g}), solver={solver}, gradient={self.gradient!r}, output={self.output!r}"
+        return f"t=({self.t0:g}, {self.t1:g}), solver={solver}, gradient={self.gradient}, output={self.output!r}"
 
 
 def _stopping_at_jumps(solver: Solver, jump_times: tuple[float, ...]) -> Solver:

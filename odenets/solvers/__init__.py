@@ -11,6 +11,7 @@ if __name__ != "odenets.solvers":
 from .controller import PIDController
 from .dropin import odeint, odeint_adjoint, odeint_dense, odeint_event
 from .errors import InputError, SolveError, Status
+from .gradients import GRADIENTS, Gradient, resolve_gradient
 from .methods import TABLEAUS
 from .solution import Solution, Stats
 from .solve import solve
@@ -18,12 +19,14 @@ from .solver import METHODS, Adams, Adaptive, FixedStep, Scipy, Solver, Torchdif
 from .tableau import ButcherTableau
 
 __all__ = [
+    "GRADIENTS",
     "METHODS",
     "TABLEAUS",
     "Adams",
     "Adaptive",
     "ButcherTableau",
     "FixedStep",
+    "Gradient",
     "InputError",
     "PIDController",
     "Scipy",
@@ -37,6 +40,7 @@ __all__ = [
     "odeint_adjoint",
     "odeint_dense",
     "odeint_event",
+    "resolve_gradient",
     "resolve_solver",
     "solve",
 ]

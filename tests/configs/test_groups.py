@@ -29,7 +29,7 @@ def test_option_composes_and_agrees_with_its_target(group: str, option: str):
     check_targets(plain(cfg))
 
 
-@pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g in ("field", "solver", "data")])
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g in ("field", "solver", "gradient", "data")])
 def test_option_builds(group: str, option: str):
     node = plain(compose("train", ["experiment=digits", f"{group}={option}"]))[group]
     built = instantiate(node, group)
@@ -53,5 +53,5 @@ def test_one_key_swaps_each_choice():
     model = plain(cfg)["task"]["network"]["flow"]
     assert model["_target_"] == "odenets.models.NeuralODE"
     assert model["solver"]["method"] == "dopri5"
-    assert model["gradient"] == "adjoint"
+    assert model["gradient"]["_target_"] == "odenets.solvers.gradients.Adjoint"
     assert model["field"]["_target_"] == "odenets.fields.Conv"

@@ -120,7 +120,7 @@ def test_is_the_flow_of_a_classifier():
 
 def test_reads_well():
     text = repr(NeuralODE(MLP(3), FixedStep("rk4", steps=8), gradient="adjoint"))
-    for part in ("t=(0, 1)", "FixedStep(method='rk4', steps=8", "gradient='adjoint'", "output='end'", "MLP"):
+    for part in ("t=(0, 1)", "FixedStep(method='rk4', steps=8", "gradient=Adjoint()", "output='end'", "MLP"):
         assert part in text
     assert "None" not in text
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import InputError, SolveError
 from ..integrator import Integrator
 from ..solution import Solution
-from ..solve import smallest
+from ..gradients.base import smallest
 from ..solver import Scipy
 from .event import combined_event, find_event
 from .problem import Problem

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..gradients import AdjointProblem, adjoint_solve
-from ..gradients.adjoint import adjoint_norm, distinct, find_parameters, norm_of_leaves
+from ..gradients.adjoint import adjoint_norm, norm_of_leaves
+from ..gradients.backward_solver import start_backward
+from ..gradients.parameters import distinct, find_parameters
 from ..integrator import Integrator
 from ..norms import Norm
-from ..solve import start_backward
 from ..state import StateLayout
 from .odeint import raise_failure, solve_forward, solve_to_event
 from .problem import Problem, callbacks_on, read_solver

@@ -16,7 +16,7 @@ from ..field import FlatField
 from ..integrator import Callbacks
 from ..methods import TABLEAUS
 from ..norms import Norm, state_norm
-from ..solve import smallest
+from ..gradients.base import smallest
 from ..solver import ADAPTIVE_METHODS, Adams, Adaptive, FixedStep, Scipy, Solver
 from ..state import StateLayout
 

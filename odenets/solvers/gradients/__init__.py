@@ -1,7 +1,39 @@
-"""How a solve is differentiated. `autograd` needs no code of its own: the steps are ordinary tensor operations."""
+"""How a solve is differentiated: one class and one file per method, named in `gradient=`.
 
-from .adjoint import AdjointProblem, adjoint_solve
+A new method is a frozen dataclass of its settings that derives from `Gradient`, its line in `GRADIENTS` below, its
+file in `configs/gradient/` and its entry in the conformance test.
+"""
 
-GRADIENTS = ("autograd", "adjoint")
+from __future__ import annotations
 
-__all__ = ["GRADIENTS", "AdjointProblem", "adjoint_solve"]
+import difflib
+
+from ..errors import InputError
+from .adjoint import Adjoint, AdjointProblem, adjoint_solve
+from .autograd import Autograd
+from .base import Gradient, SolveProblem
+
+GRADIENTS: dict[str, type[Gradient]] = {method.name: method for method in (Autograd, Adjoint)}
+
+
+def resolve_gradient(gradient: Gradient | str) -> Gradient:
+    """A gradient method from its name, with its default settings. Raises InputError for an unknown one."""
+    if isinstance(gradient, Gradient):
+        return gradient
+    if gradient not in GRADIENTS:
+        near = difflib.get_close_matches(str(gradient), GRADIENTS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(GRADIENTS)}."
+        raise InputError(f"unknown gradient {gradient!r}: {hint}")
+    return GRADIENTS[gradient]()
+
+
+__all__ = [
+    "GRADIENTS",
+    "Adjoint",
+    "AdjointProblem",
+    "Autograd",
+    "Gradient",
+    "SolveProblem",
+    "adjoint_solve",
+    "resolve_gradient",
+]

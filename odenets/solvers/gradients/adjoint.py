@@ -13,21 +13,60 @@ The seminorm (Kidger, Chen, Lyons, "Hey, that's not an ODE", 2021) leaves the in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..errors import SolveError
 from ..integrator import Integrator
-from ..norms import Norm, largest_rms_norm
-from ..solution import Stats
+from ..norms import Norm, largest_rms_norm, state_norm
+from ..solution import Solution, Stats
+from ..solver import Torchdiffeq
 from ..state import StateLayout
+from .backward_solver import start_backward
+from .base import Gradient, SolveProblem, judged, pad_with_nan, stats_of
 
 FlatFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Adjoint(Gradient):
+    """The continuous adjoint, with the forward solve's method and tolerances."""
+
+    name: ClassVar[str] = "adjoint"
+
+    def solve(self, problem: SolveProblem) -> Solution:
+        solver, flat, ts, y = problem.solver, problem.flat, problem.ts, problem.y
+        params = problem.parameters(self.name)
+        if isinstance(solver, Torchdiffeq):
+            backend: Any = problem.start(ts[0], y)
+            ys = torch.cat([y[None], backend.outputs_by_adjoint(ts[1:], params)])
+            return Solution(ts, ys, stats_of(flat, backend))
+        integrator = problem.start(ts[0].detach(), y.detach())
+        stats = Stats()
+
+        def forward() -> Tensor:
+            return pad_with_nan(torch.cat([y[None], integrator.outputs(ts[1:].detach())]), len(ts))
+
+        span = float((ts[-1] - ts[0]).detach())
+        adjoint = AdjointProblem(
+            flat,
+            forward,
+            lambda function, layout, t, state, norm: start_backward(
+                solver, span, function, layout, t, state, norm, -problem.direction
+            ),
+            {"norm": adjoint_norm(state_norm(flat.layout, getattr(solver, "norm", None)))},
+            ts.requires_grad,
+            stats,
+        )
+        ys = adjoint_solve(adjoint, ts, y, params)
+        forward_stats = stats_of(flat, integrator)
+        stats.nfe, stats.accepted, stats.rejected = forward_stats.nfe, forward_stats.accepted, forward_stats.rejected
+        return judged(Solution(ts, ys, stats, integrator.status, integrator.message), integrator)
 
 
 @dataclass
@@ -56,23 +95,6 @@ class AdjointProblem:
 def adjoint_solve(problem: AdjointProblem, ts: Tensor, y0: Tensor, params: tuple[Tensor, ...]) -> Any:
     """The forward solve's result, differentiable with respect to ts, y0 and params."""
     return _Adjoint.apply(problem, ts, y0, *params)
-
-
-def find_parameters(module: nn.Module) -> list[Tensor]:
-    """The module's parameters; inside DataParallel's replicas they are plain tensors found in the modules' dicts."""
-    if getattr(module, "_is_replica", False):
-        return [
-            value
-            for part in module.modules()
-            for value in part.__dict__.values()
-            if isinstance(value, Tensor) and value.requires_grad
-        ]
-    return list(module.parameters())
-
-
-def distinct(params: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """Those that require grad, each once: a tensor given twice would get its gradient twice."""
-    return tuple({id(p): p for p in params if p.requires_grad}.values())
 
 
 class _Adjoint(torch.autograd.Function):

@@ -19,7 +19,7 @@ from odenets.solvers import ButcherTableau
 
 @dataclass
 class LyapunovExponents(Result):
-    """Mean rates of growth of k orthogonal perturbations, largest first.
+    """Mean rates of growth of k orthogonal perturbations: largest first, once they have settled.
 
     Attributes:
         exponents: [B, k] per unit of time.
@@ -142,4 +142,4 @@ def _orthonormal(x: Tensor, k: int, seed: int) -> Tensor:
 
 def _result(history: list[Tensor], times: Tensor) -> LyapunovExponents:
     rates = host(torch.stack(history)) / times[:, None, None]
-    return LyapunovExponents(rates[-1].sort(dim=-1, descending=True).values, times, rates)
+    return LyapunovExponents(rates[-1], times, rates)

@@ -62,7 +62,7 @@ class PerSampleOutputs:
         theta = (ts - step.t0[sample]) / h
         powers = torch.arange(1, self.coefficients.shape[1] + 1, device=ts.device, dtype=theta.dtype)
         weights = (theta[:, None] ** powers @ self.coefficients.T * h[:, None]).to(y0.dtype)  # [m, stages]
-        stages = torch.stack([stage[sample] for stage in step.stages], dim=1)  # [m, stages, ...]
+        stages = torch.stack([stage[sample] for stage in step.stages[: weights.shape[1]]], dim=1)  # [m, stages, ...]
         inside = y0 + torch.einsum("ms,ms...->m...", weights, stages)
         at_end = (ts == step.t1[sample]).reshape(-1, *([1] * (y0.dim() - 1)))
         return torch.where(at_end, step.y1[sample], inside)

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
 from .linear import ShiftedLU
 from .one_step import Accuracy, BoundMethod
 from .slopes import Slopes
@@ -125,6 +124,7 @@ class Rosenbrock(BoundMethod):
         self.tableau, self.field = tableau, field
         self.mass: Tensor | None = getattr(field, "mass", None)
         self.slopes = Slopes(field, 1 if accuracy.per_sample else None)
+        self.per_sample = accuracy.per_sample
         self._start: Tensor | None = None
 
     def trial(
@@ -137,7 +137,7 @@ class Rosenbrock(BoundMethod):
             self._start = y
         jacobian, slope = self._jacobian, self._slope
         system = jacobian.shape[:-1]  # [*batch, D]
-        lu = ShiftedLU(jacobian, self._shift(h, y, system), self.mass)
+        lu = ShiftedLU(jacobian, shift(h, tableau.gamma), self.mass)
         stages: list[Tensor] = []
         for i in range(tableau.stages):
             value = f0
@@ -156,4 +156,12 @@ class Rosenbrock(BoundMethod):
             error = error * h
         # NaN in the field is another cause, and shows in the error
         failed = lu.singular & torch.isfinite(jacobian).all(-1).all(-1)
-        return Trial(y1, error, [f0, *stages], failed if failed.dim() and self.slopes.batch_dims and self._per_sample else bool(failed.any()))
+        return Trial(y1, error, [f0, *stages], failed if self.per_sample else bool(failed.any()))
+
+
+def shift(h: StepSize, gamma: float) -> float | Tensor:
+    """h gamma as `ShiftedLU` takes it: a number, or [batch]; samples that stand still (h = 0) get a harmless one."""
+    if isinstance(h, Tensor) and h.dim():
+        h = h.reshape(-1)
+        h = torch.where(h == 0, torch.ones_like(h), h)
+    return h * gamma

@@ -9,16 +9,10 @@ explicit first stage (ESDIRK) for f_I, with the same nodes c and weights b:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
-from torch import Tensor
-
-from .one_step import Accuracy, BoundMethod
-from .step import Field, StepSize, Trial, add_scaled, weighted_sum
 from .tableau import Row
 
 
@@ -85,6 +79,3 @@ class AdditiveTableau:
     @cached_property
     def linear(self) -> np.ndarray:
         return np.array(self.b)[:, None]
-
-    def bind(self, field: Field, accuracy: Accuracy) -> BoundMethod:
-        return Additive(self, field, accuracy)

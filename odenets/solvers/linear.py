@@ -154,7 +154,7 @@ class ShiftedLU:
 
     def __init__(self, jacobian: Tensor, shift: float | complex | Tensor, mass: Tensor | None = None) -> None:
         if isinstance(shift, Tensor):
-            shift = shift.reshape(*shift.shape, *([1, 1] if shift.dim() else []))
+            shift = shift[..., None, None]
         matrix = jacobian * -shift
         if mass is None:
             matrix.diagonal(dim1=-2, dim2=-1).add_(1)

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import InputError
 from .linear import ShiftedLU
 from .one_step import Accuracy, BoundMethod
 from .slopes import Slopes
@@ -131,6 +132,8 @@ class Rosenbrock(BoundMethod):
         self, times: Sequence[Tensor], h: StepSize, y: Tensor, derivative: Callable[[], Tensor], with_error: bool = True
     ) -> Trial:
         tableau = self.tableau
+        if y.is_complex():
+            raise InputError(f"{tableau.name} needs real states, got {y.dtype}; pass torch.view_as_real of them.")
         f0 = derivative()
         if self._start is not y:  # a refused step is tried again from the same state
             self._jacobian, self._slope = self.slopes(times[0], y)

@@ -10,12 +10,15 @@ from .linear import Linearisation
 from .step import Field, carries_derivative
 
 
-class Slopes:
-    """(t, y) -> df/dy [*batch, D, D] and df/dt (shaped like y), exact, at one evaluation's worth of tangents each.
+_FEW = 16  # up to this size of a system, rows one by one are faster than setting up `vmap`
 
-    All tangents go through the field at once (forward mode under `vmap`); fields which allow no forward mode are
-    differentiated backwards, row by row. Neither counts as evaluations. Where gradients are recorded the result is part
-    of their graph.
+
+class Slopes:
+    """(t, y) -> df/dy [*batch, D, D] and df/dt (shaped like y), exact.
+
+    Small systems are differentiated backwards, row by row; for large ones all tangents go through the field at once
+    (forward mode under `vmap`), unless the field does not allow it. Neither counts as evaluations. Where gradients are
+    recorded the result is part of their graph.
 
     Args:
         field: f(t, y) -> dy/dt, shaped like y; real.
@@ -30,7 +33,7 @@ class Slopes:
     def __call__(self, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         if self.batch_dims is None:
             self.batch_dims = int(Linearisation(self.field).independent(t, y))
-        if self._forward:
+        if self._forward and y.shape[self.batch_dims :].numel() > _FEW:
             try:
                 return self._by_tangents(t, y)
             except (RuntimeError, NotImplementedError, TypeError):

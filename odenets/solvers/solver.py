@@ -42,7 +42,7 @@ class Adaptive:
     """Step size control to a tolerance.
 
     Args:
-        method: one of adaptive_heun, fehlberg2, bosh3, tsit5, dopri5, dopri8.
+        method: adaptive_heun, fehlberg2, bosh3, tsit5, dopri5, dopri8; for stiff problems rodas5p.
         rtol, atol: the local error of a step is kept below atol + rtol max(|y0|, |y1|) in the norm. Numbers, tensors
             that broadcast against the state, or for a tree of tensors one number per leaf.
         controller: see `PIDController`.

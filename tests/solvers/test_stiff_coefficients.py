@@ -103,7 +103,7 @@ DENSE_ORDER = {"kencarp3": 2, "kencarp4": 3, "kencarp5": 3}
 
 
 def test_coloured_trees_are_counted_right():
-    """2, 4, 14, 52, 214 P-trees with 1 to 5 nodes (HNW I, table II.15.1; the series 2, 4, 14, 52, 214)."""
+    """Rooted trees with 1 to 5 nodes of two colours: 2, 4, 14, 52, 214 (OEIS A000151)."""
     assert [sum(len(coloured(tree)) for tree in trees(order)) for order in range(1, 6)] == [2, 4, 14, 52, 214]
 
 
@@ -144,7 +144,7 @@ def test_the_implicit_tableaus_are_l_stable_and_stiffly_accurate(name):
 
     def amplification(z: complex) -> float:
         system = np.eye(tableau.stages) - z * implicit
-        return abs(1 + z * np.array(tableau.b) @ np.linalg.solve(system, np.ones(tableau.stages)))
+        return float(abs(1 + z * np.array(tableau.b) @ np.linalg.solve(system, np.ones(tableau.stages))))
 
     assert amplification(-1e6) < 2e-5
     assert max(amplification(1j * y) for y in np.geomspace(1e-3, 1e6, 200)) < 1 + 1e-9

@@ -16,6 +16,7 @@ from .heun3 import HEUN3
 from .midpoint import MIDPOINT
 from .ralston import RALSTON
 from .rk4 import RK4, RK4_38
+from .rodas5p import RODAS5P
 from .tsit5 import TSIT5
 
 TABLEAUS: dict[str, ButcherTableau] = {
@@ -37,4 +38,4 @@ TABLEAUS: dict[str, ButcherTableau] = {
     )
 }
 
-ONE_STEP: dict[str, Method] = {**TABLEAUS}
+ONE_STEP: dict[str, Method] = {**TABLEAUS, RODAS5P.name: RODAS5P}

@@ -167,7 +167,7 @@ def test_gradient_with_respect_to_times():
     ts = torch.tensor([0.0, 1.0], dtype=F64, requires_grad=True)
     solution = solve(coupled, COUPLED_START, ts, solver="rodas5p", rtol=1e-9, atol=1e-11)
     (gradient,) = torch.autograd.grad(solution.ys[-1].sum(), ts)
-    assert float(gradient[1]) == pytest.approx(float(coupled(ts[1], coupled_exact(ts[1])).sum()), rel=1e-6)
+    assert float(gradient[1]) == pytest.approx(float(coupled(ts[1], coupled_exact(ts[1])).sum().detach()), rel=1e-6)
 
 
 @pytest.mark.parametrize("per_sample", [False, True])
@@ -186,7 +186,7 @@ def test_a_singular_matrix_is_named_as_the_cause():
     """With y' = y / (h gamma) the matrix 1 - h gamma J is exactly zero at the only step size allowed."""
     from odenets.solvers.methods.rodas5p import RODAS5P
 
-    h = 0.5
+    h = 0.6
     rate = 1 / (h * RODAS5P.gamma)
     assert rate * (h * RODAS5P.gamma) == 1
     solver = Adaptive("rodas5p", first_step=h, min_step=h, max_step=h)

@@ -13,6 +13,7 @@ from odenets.solvers import METHODS, TABLEAUS, FixedStep
 F64 = torch.float64
 TS = torch.linspace(0, 2, 5, dtype=F64)
 EVERY = [name for name in METHODS if name not in ("scipy_solver", "torchdiffeq")]
+REAL_ONLY = ("rodas5p",)  # their linear systems are real; complex states are refused with the way out
 
 
 def settings(method: str) -> dict:
@@ -31,7 +32,7 @@ def test_backward_in_time_returns_to_the_start(method):
     assert torch.allclose(backward.ys.flip(0), forward.ys, atol=tolerance)
 
 
-@pytest.mark.parametrize("method", EVERY)
+@pytest.mark.parametrize("method", [name for name in EVERY if name not in REAL_ONLY])
 def test_complex_states(method):
     """y' = (i - 0.1 t) y: modulus exp(-0.05 t^2), angle t."""
     y0 = torch.tensor([1.0 + 0j, 2j], dtype=torch.complex128)

@@ -12,10 +12,12 @@ from .controller import PIDController
 from .dropin import odeint, odeint_adjoint, odeint_dense, odeint_event
 from .errors import InputError, SolveError, Status
 from .gradients import GRADIENTS, Gradient, resolve_gradient
+from .mass_matrix import MassMatrix, consistent_start
 from .methods import TABLEAUS
 from .solution import Solution, Stats
 from .solve import solve
 from .solver import METHODS, Adams, Adaptive, FixedStep, Scipy, Solver, Torchdiffeq, resolve_solver
+from .split_field import SplitField
 from .tableau import ButcherTableau
 
 __all__ = [
@@ -28,14 +30,17 @@ __all__ = [
     "FixedStep",
     "Gradient",
     "InputError",
+    "MassMatrix",
     "PIDController",
     "Scipy",
     "Solution",
     "SolveError",
     "Solver",
+    "SplitField",
     "Stats",
     "Status",
     "Torchdiffeq",
+    "consistent_start",
     "odeint",
     "odeint_adjoint",
     "odeint_dense",

@@ -22,6 +22,7 @@ class FlatField:
 
     Attributes:
         nfe: calls so far.
+        mass: M of M x' = func(t, x) [n, n], None for the identity.
 
     Raises:
         InputError: at a call, if the field's value does not have the state's structure or shape.
@@ -32,6 +33,7 @@ class FlatField:
         self.layout = layout
         self.args = args
         self.nfe = 0
+        self.mass: Tensor | None = None
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         self.nfe += 1

@@ -60,6 +60,7 @@ class RosenbrockTableau:
 
     fsal = False
     adaptive = True
+    takes_mass = True
 
     @property
     def stages(self) -> int:
@@ -140,7 +141,7 @@ class Rosenbrock(BoundMethod):
             self._start = y
         jacobian, slope = self._jacobian, self._slope
         system = jacobian.shape[:-1]  # [*batch, D]
-        lu = ShiftedLU(jacobian, shift(h, tableau.gamma), self.mass)
+        lu = ShiftedLU(jacobian, shift(h, tableau.gamma), self._mass_of(system))
         stages: list[Tensor] = []
         for i in range(tableau.stages):
             value = f0
@@ -160,6 +161,13 @@ class Rosenbrock(BoundMethod):
         # NaN in the field is another cause, and shows in the error
         failed = lu.singular & torch.isfinite(jacobian).all(-1).all(-1)
         return Trial(y1, error, [f0, *stages], failed if self.per_sample else bool(failed.any()))
+
+    def _mass_of(self, system: torch.Size) -> Tensor | None:
+        """M for the systems [*batch, D], which are several states [n] where the samples are coupled."""
+        if self.mass is None or len(self.mass) == system[-1]:
+            return self.mass
+        copies = torch.eye(system[-1] // len(self.mass), dtype=self.mass.dtype, device=self.mass.device)
+        return torch.kron(copies, self.mass)
 
 
 def shift(h: StepSize, gamma: float) -> float | Tensor:

@@ -11,8 +11,10 @@ from torch import Tensor
 from .errors import InputError
 from .field import FlatField
 from .gradients import Gradient, SolveProblem, resolve_gradient
+from .mass_matrix import MassMatrix, check_start
+from .methods import ONE_STEP
 from .solution import Solution
-from .solver import Adaptive, Solver, resolve_solver
+from .solver import Adaptive, FixedStep, Solver, resolve_solver, tolerance
 from .state import StateLayout
 
 
@@ -34,7 +36,7 @@ def solve(
 
     Args:
         field: vector field f(t, y, *args) -> dy/dt, same structure and shapes as y. t is a 0-dim tensor in the
-            state's (real) precision; with per-sample steps it is [batch].
+            state's (real) precision; with per-sample steps it is [batch]. Or a `SplitField`, or a `MassMatrix`.
         y0: a tensor of any shape, or a tuple, list or dict tree of tensors; real or complex.
         ts: strictly monotone times, ascending or descending: the start, then where the state is wanted. A tensor [T]
             of any dtype or numbers, (t0, t1) in the simplest case; [batch, T] with per-sample steps.
@@ -62,13 +64,15 @@ def solve(
     layout = StateLayout.of(y0, batch_dims=int(per_sample))
     y = layout.flatten(y0)
     ts = check_times(ts, y, per_sample)
-    flat = FlatField(field, layout, args)
+    flat = FlatField(field.field if isinstance(field, MassMatrix) else field, layout, args)
     if save_at not in ("ts", "steps", "end"):
         raise InputError(f"unknown save_at {save_at!r}: use ts, steps or end.")
     method = resolve_gradient(gradient)
     alone = len(ts) == 1 and ts.dim() == 1
     problem = SolveProblem(solver, flat, ts, y, 1.0 if alone else _direction(ts), save_at, dense, params)
     method.check(problem)
+    if isinstance(field, MassMatrix):
+        _take_mass(problem, field.mass, method)
     if alone:
         return Solution(ts, layout.unflatten(y[None], (1,)))
     solution = method.solve(problem)
@@ -95,6 +99,24 @@ def check_times(ts: Any, y: Tensor, per_sample: bool = False) -> Tensor:
             "ts must be finite and strictly increasing or decreasing, got " + ", ".join(f"{t:g}" for t in ts.reshape(-1)[:6])
         )
     return ts
+
+
+def _take_mass(problem: SolveProblem, mass: Tensor, gradient: Gradient) -> None:
+    """Solve M x' = f(t, x), if solver and gradient can and the start is consistent; InputError if not."""
+    solver, flat = problem.solver, problem.flat
+    name = getattr(solver, "method", "")
+    if not (isinstance(solver, (Adaptive, FixedStep)) and getattr(ONE_STEP[name], "takes_mass", False)):
+        able = ", ".join(key for key, method in ONE_STEP.items() if getattr(method, "takes_mass", False))
+        raise InputError(f"{type(solver).__name__}({name!r}) cannot solve M x' = f: use one of {able}.")
+    if getattr(solver, "interpolation", "dense") == "cubic":
+        raise InputError("Hermite interpolation needs x', which M x' = f does not give: use interpolation='dense'.")
+    if gradient.name != "autograd":
+        raise InputError(f"gradient={gradient.name!r} cannot differentiate M x' = f: use gradient='autograd'.")
+    flat.mass = mass.to(problem.y.device, problem.y.dtype)
+    tolerances = [getattr(solver, key, default) for key, default in (("rtol", 1e-6), ("atol", 1e-8))]
+    rtol, atol = (tolerance(key, value, flat.layout, problem.y) for key, value in zip(("rtol", "atol"), tolerances))
+    start = problem.ts.detach()[..., 0].to(problem.y.dtype)
+    check_start(flat, flat.mass, start, problem.y, rtol, atol)
 
 
 def _direction(ts: Tensor) -> float:

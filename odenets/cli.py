@@ -1,4 +1,4 @@
-"""The command line: `odenets train | evaluate | list`.
+"""The command line: `odenets train | compare | report | evaluate | list`.
 
 Nothing heavy is imported here: torch and Fabric load inside the task, so that `list`, `--help` and a typo answer at
 once. Bad input is one line on stderr and exit code 2.
@@ -23,7 +23,12 @@ odenets: a network block is one step of a numerical scheme on a flow.
                                               one run per value
   odenets evaluate run=<folder>               measure a finished run again
 
-Options of train:
+  odenets compare experiment=digits block=residual,delta seed=0,1
+                                              every combination: table and report
+  odenets compare compare=digits              a comparison from configs/compare
+  odenets report <folder>                     a comparison's report again
+
+Options of train and compare:
   --config-dir <folder>    your own configs: <folder>/<group>/<option>.yaml
   -m, --multirun           run every combination of comma-separated values
   --cfg job [--resolve]    print the composed configuration and stop
@@ -75,6 +80,20 @@ def _evaluate(arguments: list[str]) -> None:
     evaluate(values["run"])
 
 
+def _compare(arguments: list[str]) -> None:
+    from odenets.compare.main import compare
+
+    compare(arguments)
+
+
+def _report(arguments: list[str]) -> None:
+    if len(arguments) != 1:
+        raise UserError("report: expected the folder of a comparison, for example odenets report runs/compare/<name>")
+    from odenets.report.comparison import write_report
+
+    write_report(arguments[0])
+
+
 def _list(arguments: list[str]) -> None:
     config_dir = None
     if arguments[:1] == ["--config-dir"] and len(arguments) == 2:
@@ -104,7 +123,7 @@ def _fail(line: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-COMMANDS = {"train": _train, "evaluate": _evaluate, "list": _list}
+COMMANDS = {"train": _train, "compare": _compare, "report": _report, "evaluate": _evaluate, "list": _list}
 
 if __name__ == "__main__":
     main()

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-ORDER = ("experiment", "task", "data", "model", "field", "block", "flow", "branch", "scheme", "solver", "gradient", "optimizer", "trainer", "run")
+APART = "compare"  # grids for `odenets compare`: listed like a group, no part of a run's configuration
+ORDER = ("experiment", "task", "data", "model", "field", "block", "flow", "branch", "scheme", "solver", "gradient", "optimizer", "trainer", "run", APART)
 
 
 def groups(config_dir: str | None = None) -> dict[str, list[str]]:
     """Option names per group, the user's own folder included."""
-    return {group: [path.stem for path in files] for group, files in _files(config_dir).items()}
+    return {group: [path.stem for path in files] for group, files in _files(config_dir).items() if group != APART}
 
 
 def descriptions(config_dir: str | None = None) -> dict[str, list[tuple[str, str]]]:

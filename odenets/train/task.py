@@ -41,3 +41,8 @@ class Task(nn.Module, ABC):
     def facts(self) -> dict[str, float]:
         """Numbers worth a row in the result, such as fitted physical parameters."""
         return {}
+
+    def portrait(self) -> dict[str, Any] | None:
+        """The computed and the measured trajectory as plain numbers, where the task has some: names, unit, times [T],
+        states [T][d], measured_times, measured. None otherwise."""
+        return None

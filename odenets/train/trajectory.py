@@ -105,12 +105,30 @@ class TrajectoryFit(Task):
     def plot(self, folder: Path) -> list[Path]:
         from odenets.report.dynamics import plot_fit, plot_phase
 
-        times = torch.linspace(float(self.data.times[0]), float(self.data.times[-1]), 401, device=self.initial.device)
-        fitted = self.log_trajectory(times).exp()
+        times, fitted = self._fitted()
         return [
             plot_fit(folder / "fit.png", self.data, times, fitted),
             plot_phase(folder / "phase.png", self.data, fitted),
         ]
+
+    def _fitted(self) -> tuple[Tensor, Tensor]:
+        """401 times over the measured interval, and the states there."""
+        times = torch.linspace(float(self.data.times[0]), float(self.data.times[-1]), 401, device=self.initial.device)
+        return times, self.log_trajectory(times).exp()
+
+    @torch.no_grad()
+    def portrait(self) -> dict[str, Any]:
+        times, fitted = self._fitted()
+        data = self.data
+        return {
+            "names": list(data.names),
+            "unit": data.unit,
+            "time_unit": data.time_unit,
+            "times": (data.origin + times).tolist(),
+            "states": fitted.tolist(),
+            "measured_times": (data.origin + data.times).tolist(),
+            "measured": data.values.tolist(),
+        }
 
     def facts(self) -> dict[str, float]:
         field = getattr(self.network, "field", None)

@@ -1,0 +1,137 @@
+"""What a trained run costs: evaluations, time and memory of a training step, error of its gradient.
+
+Measured on the final weights with the run's own batch size, precision, solver and gradient method, one run after the
+other in one process, so that the figures of a comparison can be set against each other.
+"""
+
+import copy
+import statistics
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from odenets.compare.memory import peak_bytes
+from odenets.compare.plan import Plan
+from odenets.errors import one_line
+from odenets.models import NeuralODE
+from odenets.train.build import load_run
+from odenets.train.loop import Parts, epoch_order
+from odenets.train.runfolder import RunFolder
+from odenets.train.task import Task
+
+FILE = "costs.json"
+
+
+def measure_runs(plan: Plan) -> None:
+    """Write costs.json into every finished run that has none."""
+    for run in plan.runs:
+        place = plan.place(run)
+        if plan.finished(run) and not (place.path / FILE).is_file():
+            place.write_json(place.path / FILE, costs(place))
+
+
+def costs(place: RunFolder, repeats: int = 9) -> dict[str, Any]:
+    """The costs of a finished run; a figure that cannot be had is missing and `notes` says why."""
+    _, task, parts = load_run(place.path)
+    batch = task.select(epoch_order(parts, 0)[0])
+    forward, backward = step_times(parts, batch, repeats)
+    found: dict[str, Any] = {
+        "forward_seconds": forward,
+        "backward_seconds": backward,
+        "peak_bytes": peak_bytes(lambda: _step(parts, batch), parts.fabric.device),
+        "nfe": evaluations(task, batch),
+        "notes": [],
+    }
+    try:
+        found["gradient_error"] = gradient_error(task, batch)
+    except Exception as error:  # some backends know neither float64 nor autograd: the other figures stand
+        found["notes"].append(f"no gradient error: {type(error).__name__}: {one_line(error)}")
+    portrait = task.portrait()
+    if portrait is not None:
+        place.write_json(place.path / "portrait.json", portrait)
+    return found
+
+
+def step_times(parts: Parts, batch: tuple[Tensor, ...], repeats: int) -> tuple[float, float]:
+    """Medians of the seconds that forward (with its loss) and backward take, after two steps to warm up."""
+    wait = torch.cuda.synchronize if parts.fabric.device.type == "cuda" else lambda: None
+    forward, backward = [], []
+    for _ in range(repeats + 2):
+        parts.optimizer.zero_grad(set_to_none=True)
+        wait()
+        start = time.perf_counter()
+        loss = parts.module(*batch, progress=1.0)
+        wait()
+        middle = time.perf_counter()
+        parts.fabric.backward(loss)
+        wait()
+        forward.append(middle - start)
+        backward.append(time.perf_counter() - middle)
+    return statistics.median(forward[2:]), statistics.median(backward[2:])
+
+
+def _step(parts: Parts, batch: tuple[Tensor, ...]) -> None:
+    parts.optimizer.zero_grad(set_to_none=True)
+    parts.fabric.backward(parts.module(*batch, progress=1.0))
+
+
+@torch.no_grad()
+def evaluations(task: Task, batch: tuple[Tensor, ...]) -> int:
+    """NFE of one forward pass: calls of vector fields and branches; of whole blocks where there are neither."""
+    for names in (("odenets.fields",), ("odenets.blocks",)):
+        count = _calls(task, batch, names)
+        if count:
+            return count
+    stats = [m.last_stats for m in task.modules() if isinstance(m, NeuralODE) and m.last_stats is not None]
+    return sum(s.nfe for s in stats)
+
+
+def _calls(task: Task, batch: tuple[Tensor, ...], packages: tuple[str, ...]) -> int:
+    count = 0
+
+    def add(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    hooks = [module.register_forward_pre_hook(add) for module in _outermost(task, packages)]
+    try:
+        task(*batch, progress=1.0)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return count
+
+
+def _outermost(module: nn.Module, packages: tuple[str, ...]) -> list[nn.Module]:
+    """Modules of the packages that lie in no other such module."""
+    found = []
+    for child in module.children():
+        inside = any(type(child).__module__.startswith(package) for package in packages)
+        found += [child] if inside else _outermost(child, packages)
+    return found
+
+
+def gradient_error(task: Task, batch: tuple[Tensor, ...]) -> float:
+    """|g - g64| / |g64|: the gradient as the run computes it, against autograd through the same steps in float64."""
+    exact = _in_double(task)
+    wide = tuple(x.double() if x.is_floating_point() else x for x in batch)
+    reference = _gradient(exact, wide)
+    return float((_gradient(task, batch).double() - reference).norm() / reference.norm())
+
+
+def _in_double(task: Task) -> Task:
+    twin = copy.deepcopy(task).double()
+    for module in twin.modules():
+        if isinstance(module, NeuralODE):
+            module.gradient = "autograd"
+    return twin
+
+
+def _gradient(task: Task, batch: tuple[Tensor, ...]) -> Tensor:
+    task.zero_grad(set_to_none=True)
+    task(*batch, progress=1.0).backward()
+    flat = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in task.parameters()]
+    task.zero_grad(set_to_none=True)
+    return torch.cat(flat)

@@ -16,6 +16,7 @@ from odenets.compare.memory import peak_bytes
 from odenets.compare.plan import Plan
 from odenets.errors import one_line
 from odenets.models import NeuralODE
+from odenets.solvers import resolve_gradient
 from odenets.train.build import load_run
 from odenets.train.loop import Parts, epoch_order
 from odenets.train.runfolder import RunFolder
@@ -125,7 +126,7 @@ def _in_double(task: Task) -> Task:
     twin = copy.deepcopy(task).double()
     for module in twin.modules():
         if isinstance(module, NeuralODE):
-            module.gradient = "autograd"
+            module.gradient = resolve_gradient("autograd")
     return twin
 
 

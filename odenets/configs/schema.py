@@ -1,8 +1,8 @@
 """The typed part of the configuration: what every run has, whatever its model.
 
 The other groups (`data`, `model`, `field`, `block`, `flow`, `branch`, `solver`, `gradient`, `task`, `optimizer`) hold
-`_target_` nodes; their schema
-is the signature of the target, so a new block or field needs no entry here (see `odenets.configs.build`).
+`_target_` nodes; their schema is the signature of the target, so a new block or field needs no entry here (see
+`odenets.configs.build`).
 """
 
 import dataclasses

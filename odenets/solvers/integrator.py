@@ -9,7 +9,7 @@ loop decides without waiting for a device.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -146,26 +146,31 @@ class Integrator(ABC):
     def fail(self, status: Status, message: str) -> None:
         self.status, self.message = status, message
 
+    def walk(self, ts: Tensor, times: list[float]) -> Iterator[tuple[Step, slice]]:
+        """Steps to the last of the times ahead, each with the times in it; ends early if the solve fails."""
+        self.aim(ts, times[-1])
+        i = 0
+        while i < len(times):
+            step = self.step()
+            if step is None:
+                return
+            j = i
+            while j < len(times) and (times[j] - step.end) * self.direction <= 0:
+                j += 1
+            yield step, slice(i, j)
+            i = j
+
     def outputs(self, ts: Tensor, times: list[float] | None = None) -> Tensor:
         """States at times `ts` [m] ahead in walking order: [m', *state], m' < m if the solve failed before the end.
 
         `times` are the same as floats, for a caller who has them.
         """
         times = ts.tolist() if times is None else times
-        self.aim(ts, times[-1])
         chunks: list[Tensor] = []
-        i = 0
-        while i < len(times):
-            step = self.step()
-            if step is None:
-                break
+        for step, inside in self.walk(ts, times):
             if self.recorder is not None:
                 step.finish()
                 self.recorder.append(step)
-            j = i
-            while j < len(times) and (times[j] - step.end) * self.direction <= 0:
-                j += 1
-            if j > i:
-                chunks.append(step.evaluate(ts[i:j], times[i:j]))
-                i = j
+            if inside.start < inside.stop:
+                chunks.append(step.evaluate(ts[inside], times[inside]))
         return torch.cat(chunks) if chunks else self.y.new_empty((0, *self.y.shape))

@@ -60,6 +60,14 @@ class BoundMethod(ABC):
     def jumped(self) -> None:
         """The state has been replaced: what was learned from earlier steps may be out of date."""
 
+    def memory(self) -> tuple[Tensor, ...]:
+        """What the result of the next step depends on besides the state; () for a one-step method proper."""
+        return ()
+
+    def restore(self, memory: tuple[Tensor, ...]) -> None:
+        """Go on from a state that was reached with this memory."""
+        self.jumped()
+
 
 class Method(Protocol):
     """A one-step method as data: a `ButcherTableau`, taken as explicit, or a class with a method

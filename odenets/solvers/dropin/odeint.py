@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, SolveError
+from ..gradients.base import smallest
 from ..integrator import Integrator
 from ..solution import Solution
-from ..gradients.base import smallest
 from ..solver import Scipy
 from .event import combined_event, find_event
 from .problem import Problem

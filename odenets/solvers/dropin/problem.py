@@ -13,10 +13,9 @@ from torch import Tensor
 from ..controller import PIDController
 from ..errors import InputError, InputTypeError
 from ..field import FlatField
-from ..integrator import Callbacks
-from ..methods import TABLEAUS
-from ..norms import Norm, state_norm
 from ..gradients.base import smallest
+from ..integrator import Callbacks
+from ..norms import Norm, state_norm
 from ..solver import ADAPTIVE_METHODS, Adams, Adaptive, FixedStep, Scipy, Solver
 from ..state import StateLayout
 

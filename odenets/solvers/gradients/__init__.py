@@ -12,8 +12,13 @@ from ..errors import InputError
 from .adjoint import Adjoint, AdjointProblem, adjoint_solve
 from .autograd import Autograd
 from .base import Gradient, SolveProblem
+from .checkpoint import Checkpoint
+from .discrete_adjoint import DiscreteAdjoint
+from .recursive import Recursive
 
-GRADIENTS: dict[str, type[Gradient]] = {method.name: method for method in (Autograd, Adjoint)}
+GRADIENTS: dict[str, type[Gradient]] = {
+    method.name: method for method in (Autograd, Checkpoint, Recursive, DiscreteAdjoint, Adjoint)
+}
 
 
 def resolve_gradient(gradient: Gradient | str) -> Gradient:
@@ -32,7 +37,10 @@ __all__ = [
     "Adjoint",
     "AdjointProblem",
     "Autograd",
+    "Checkpoint",
+    "DiscreteAdjoint",
     "Gradient",
+    "Recursive",
     "SolveProblem",
     "adjoint_solve",
     "resolve_gradient",

@@ -1,0 +1,41 @@
+"""States of the random number generators, so that a recomputed field draws what it drew before (dropout)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class RandomState:
+    """The generators' states of the CPU and of one device at one moment.
+
+    Args:
+        device: where the field computes.
+        like: an earlier state, returned by `capture` in place of an equal new one, so that fields that draw nothing
+            cost no memory.
+    """
+
+    def __init__(self, device: torch.device, cpu: bytes, accelerator: bytes) -> None:
+        self.device, self.cpu, self.accelerator = device, cpu, accelerator
+
+    @classmethod
+    def capture(cls, device: torch.device, like: RandomState | None = None) -> RandomState:
+        cpu = torch.default_generator.get_state().numpy().tobytes()
+        accelerator = b"" if device.type in ("cpu", "meta") else _module(device).get_rng_state(device).numpy().tobytes()
+        if like is not None and like.cpu == cpu and like.accelerator == accelerator:
+            return like
+        return cls(device, cpu, accelerator)
+
+    def restore(self) -> None:
+        torch.default_generator.set_state(_as_tensor(self.cpu))
+        if self.accelerator:
+            _module(self.device).set_rng_state(_as_tensor(self.accelerator), self.device)
+
+
+def _module(device: torch.device) -> Any:
+    return torch.get_device_module(device)
+
+
+def _as_tensor(state: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(state), dtype=torch.uint8)

@@ -1,0 +1,182 @@
+"""A forward solve without a graph that remembers of each accepted step what it takes to run it again.
+
+Of the step itself that is its size and its stages' times, a few numbers; which states to keep is the caller's choice.
+The search for the step size and the rejected trials leave nothing behind: they are not differentiated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ..adaptive import AdaptiveIntegrator
+from ..field import FlatField
+from ..fixed import FixedIntegrator
+from ..integrator import Integrator, Step
+from ..one_step import BoundMethod
+from ..step import StepSize, Trial
+from .base import SolveProblem
+from .random_state import RandomState
+
+State = tuple[Tensor, ...]  # the state [*state] and the method's memory
+
+
+@dataclass
+class StepRecord:
+    """An accepted step.
+
+    Attributes:
+        times: of the method's nodes [s], in the field's time precision.
+        h: signed size.
+        random: before the step's first evaluation.
+        random_first: before f at the start was evaluated, where that happened earlier (in the step before).
+        inside: the output times in this step.
+        shape: the step itself without its tensors, where outputs lie inside; None elsewhere.
+        end: where f at the end was evaluated for its polynomial: time and random state.
+        ends_at_output: whether the step was cut to end at an output time, so that moving this time changes its size.
+    """
+
+    times: Tensor
+    h: float
+    random: RandomState
+    random_first: RandomState | None
+    inside: slice = field(default_factory=lambda: slice(0, 0))
+    shape: Step | None = None
+    end: tuple[Tensor, RandomState] | None = None
+    ends_at_output: bool = False
+
+
+class RecordedField(FlatField):
+    """The field, watched: when and with which random numbers it was evaluated."""
+
+    def __init__(self, flat: FlatField, device: torch.device) -> None:
+        super().__init__(flat.func, flat.layout, flat.args)
+        self.device = device
+        self.recording = True
+        self.drawn = WeakTensorKeyDictionary()
+        self.latest = RandomState.capture(device)
+        self.time: Tensor | None = None
+
+    def now(self) -> RandomState:
+        self.latest = RandomState.capture(self.device, self.latest)
+        return self.latest
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        if not self.recording:
+            return super().__call__(t, y)
+        before = self.now()
+        value = super().__call__(t, y)
+        self.drawn[value] = before
+        self.time = t
+        return value
+
+
+class _Recorder(BoundMethod):
+    """Stands before the bound method and writes down the trials that become steps."""
+
+    def __init__(self, bound: BoundMethod, field: RecordedField, keep: Callable[[int, State], None]) -> None:
+        self.bound, self.field, self.keep = bound, field, keep
+        self.records: list[StepRecord] = []
+
+    def trial(
+        self, times: Sequence[Tensor], h: StepSize, y: Tensor, derivative: Callable[[], Tensor], with_error: bool = True
+    ) -> Trial:
+        assert isinstance(h, float)
+        random_first: RandomState | None = None
+
+        def first() -> Tensor:
+            nonlocal random_first
+            calls = self.field.nfe
+            f = derivative()
+            if self.field.nfe == calls:
+                random_first = self.field.drawn.get(f)
+            return f
+
+        start, state = self.field.now(), (y, *self.bound.memory())
+        trial = self.bound.trial(times, h, y, first, with_error)
+        self.pending = StepRecord(torch.stack(tuple(times)), h, start, random_first), state
+        return trial
+
+    @property
+    def cause(self) -> str:  # type: ignore[override]
+        return self.bound.cause
+
+    def accepted(self) -> None:
+        self.bound.accepted()
+        record, state = self.pending
+        self.keep(len(self.records), state)
+        self.records.append(record)
+
+    def jumped(self) -> None:
+        self.bound.jumped()
+
+
+@dataclass
+class Recording:
+    """A finished forward solve.
+
+    Attributes:
+        ys: states at the output times reached [T', *state].
+        last: the last state with the method's memory.
+        stops: indices of steps that end at a fixed time which is no output (adaptive steps only).
+    """
+
+    ys: Tensor
+    records: list[StepRecord]
+    last: State
+    integrator: Integrator
+    bound: BoundMethod
+    field: RecordedField
+    stops: list[int]
+
+
+@torch.no_grad()
+def record(problem: SolveProblem, keep: Callable[[int, State], None]) -> Recording:
+    """Solve, and hand the state that every accepted step starts from to `keep(n, state)`."""
+    ts, y = problem.ts.detach(), problem.y.detach()
+    field = RecordedField(problem.flat, y.device)
+    integrator = problem.solver.start(field, ts[0], y, problem.direction)
+    assert isinstance(integrator, (AdaptiveIntegrator, FixedIntegrator))
+    bound = integrator.bound
+    recorder = _Recorder(bound, field, keep)
+    integrator.bound = recorder
+    fixed_times: set[float] = set()
+    if isinstance(integrator, AdaptiveIntegrator):
+        fixed_times = {stop.time for stop in integrator.stops.stops}
+    stops: list[int] = []
+    chunks = [y[None]]
+    times: list[float] = ts[1:].tolist()
+    for step, inside in integrator.walk(ts[1:], times):
+        last = recorder.records[-1]
+        if step.end in fixed_times:
+            stops.append(len(recorder.records) - 1)
+        if inside.start < inside.stop:
+            tied = times[inside][-1] == step.end and (step.end == times[-1] or _grid_is_ts(integrator))
+            calls = field.nfe
+            if problem.ts.requires_grad and len(times[inside]) > tied:
+                step.finish()  # how fast an output moves with its time is read off the polynomial
+            chunks.append(step.evaluate(ts[1:][inside], times[inside]))
+            if field.nfe > calls:
+                assert field.time is not None
+                last.end = field.time, field.latest
+            last.inside = slice(inside.start + 1, inside.stop + 1)
+            last.shape = _without_tensors(step)
+            last.ends_at_output = tied
+    field.recording = False
+    integrator.bound = bound
+    ended = (integrator.y, *bound.memory())
+    return Recording(torch.cat(chunks), recorder.records, ended, integrator, bound, field, stops)
+
+
+def _grid_is_ts(integrator: Integrator) -> bool:
+    return isinstance(integrator, FixedIntegrator) and integrator._grid_is_ts
+
+
+def _without_tensors(step: Step) -> Step:
+    step.y0 = step.y1 = step.y0.new_empty(0)
+    step.stages, step.end_derivative = [], None
+    return step

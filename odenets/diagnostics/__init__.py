@@ -8,7 +8,7 @@ Read `trace` (a stack seen step by step) and `jacobian` (a derivative as an oper
     lyapunov     Lyapunov exponents of a field, finite-time exponents of a stack
     gates        gates and step sizes of delta blocks
     stability    stability regions and the layers' eigenvalues in them
-    step_study   is it an ODE: other steps, schemes and solvers than it was trained with
+    step_study   is it an ODE: other steps, schemes and solvers than it was trained with (restep: how)
     weights      smoothness of the weights over depth
     order        measured order of convergence
     reversible   reconstruction error of reversible steps
@@ -32,6 +32,9 @@ from odenets.diagnostics.multistep import (
     root_condition,
     zero_stability,
 )
+from odenets.diagnostics.order import MeasuredOrder, measured_order
+from odenets.diagnostics.restep import StackField, coarsen, solved, step_of, with_solver, with_steps
+from odenets.diagnostics.reversible import Reconstruction, reconstruction
 from odenets.diagnostics.spectrum import (
     Eigenvalues,
     LayerSpectra,
@@ -41,6 +44,7 @@ from odenets.diagnostics.spectrum import (
     singular_values,
 )
 from odenets.diagnostics.stability import LayerEigenvalues, StabilityRegion, layer_eigenvalues, stability_region
+from odenets.diagnostics.step_study import StepRow, StepStudy, step_study
 from odenets.diagnostics.streams import StreamCollapse, stream_collapse
 from odenets.diagnostics.weights import WeightSmoothness, weight_smoothness
 
@@ -54,14 +58,20 @@ __all__ = [
     "LayerGates",
     "LayerSpectra",
     "LyapunovExponents",
+    "MeasuredOrder",
     "Propagation",
+    "Reconstruction",
     "RootCondition",
     "SingularValues",
     "StabilityRegion",
+    "StackField",
+    "StepRow",
+    "StepStudy",
     "StreamCollapse",
     "StreamGains",
     "WeightSmoothness",
     "ZeroStability",
+    "coarsen",
     "contraction",
     "depth_exponents",
     "depth_gains",
@@ -71,14 +81,21 @@ __all__ = [
     "layer_spectra",
     "logarithmic_norm",
     "lyapunov_exponents",
+    "measured_order",
     "one_sided_lipschitz",
     "propagation_matrices",
+    "reconstruction",
     "root_condition",
     "singular_values",
+    "solved",
     "stability_region",
+    "step_of",
     "step_sizes",
+    "step_study",
     "stream_collapse",
     "stream_gains",
     "weight_smoothness",
+    "with_solver",
+    "with_steps",
     "zero_stability",
 ]

@@ -7,12 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odenets.blocks import RungeKuttaBlock
 from odenets.diagnostics.jacobian import Jacobian, flatten
 from odenets.diagnostics.krylov import arnoldi
 from odenets.diagnostics.result import Result, host
 from odenets.diagnostics.spectrum import DENSE, random_start
-from odenets.diagnostics.stability import field_at
 from odenets.diagnostics.trace import Step, trace
 from odenets.models import FlowStack
 
@@ -84,16 +82,12 @@ def contraction(
     steps = trace(stack, x, context)
     mu = torch.stack([_mu(step, settings) for step in steps])
     total = sum(step.h * float(m) for step, m in zip(steps, mu))
-    return Contraction(mu, [_has_field(step) for step in steps], float(torch.tensor(total).double().exp()))
-
-
-def _has_field(step: Step) -> bool:
-    return step.has_field or isinstance(step.block, RungeKuttaBlock)
+    return Contraction(mu, [step.has_field for step in steps], float(torch.tensor(total).double().exp()))
 
 
 def _mu(step: Step, settings: dict[str, Any]) -> Tensor:
-    if _has_field(step):
-        return logarithmic_norm(Jacobian(field_at(step), step.state), **settings).max()
+    if step.has_field:
+        return logarithmic_norm(Jacobian(step.field, step.state), **settings).max()
     jacobian = Jacobian(step.map, step.state)
     # mu(a J + b I) = a mu(J) + b for a > 0
     return (logarithmic_norm(jacobian, **settings).max() - 1) / step.h

@@ -1,6 +1,7 @@
 """Where a scheme is stable, and where the eigenvalues of trained layers lie."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ from odenets.diagnostics.spectrum import eigenvalues
 from odenets.diagnostics.trace import Step, trace
 from odenets.flows import Scheme, resolve_scheme
 from odenets.flows.linear import Diagonal, RankOne, Zero
-from odenets.models import FlowStack
+from odenets.models import FlowODE, FlowStack, NeuralODE
+from odenets.solvers import TABLEAUS, solve
 
 MARGIN = 1e-6
 
@@ -112,13 +114,36 @@ def layer_eigenvalues(
     return layers
 
 
+@torch.no_grad()
+def ode_eigenvalues(ode: NeuralODE, x: Tensor, points: int = 4, k: int = 24, **settings: Any) -> list[LayerEigenvalues]:
+    """z = h lambda of a neural ODE's field along the trajectory from x [B, ...], at `points` equally spaced times.
+
+    h is the size of the fixed steps, or the mean of those an adaptive solver took.
+
+    Raises:
+        ValueError: a solver whose method is no Runge-Kutta one.
+    """
+    method = getattr(ode.solver, "method", None)
+    if method not in TABLEAUS:
+        raise ValueError(f"{type(ode.solver).__name__} {method!r} is no Runge-Kutta method with a stability function")
+    scheme = resolve_scheme(TABLEAUS[method])
+    start = ode.block.lift(x) if isinstance(ode, FlowODE) else x
+    ts = torch.linspace(ode.t0, ode.t1, points + 1, dtype=torch.float64, device=x.device)
+    solution = solve(ode.field, start, (ode.t0, ode.t1), solver=ode.solver)
+    h = (ode.t1 - ode.t0) / max(1, int(solution.stats.accepted))
+    along = solve(ode.field, start, ts, solver="dopri5").ys
+    layers = []
+    for n, (t, state) in enumerate(zip(ts[:-1].tolist(), along)):
+        found = eigenvalues(Jacobian(functools.partial(ode.field, t), state), k, **settings)
+        layers.append(_result(n, t, h, scheme, h * found.values, abs(h) * found.residuals, None))
+    return layers
+
+
 def scheme_of(step: Step) -> Scheme | None:
     """The scheme that the step's block takes on the vector field it knows, None where it has none."""
     block = step.block
     if isinstance(block, RungeKuttaBlock):
         return resolve_scheme(block.tableau) if block.weights == "fixed" else None
-    if not step.has_field:
-        return None
     if isinstance(block, FlowBlock):
         return block.scheme
     if isinstance(block, Residual) or (isinstance(block, Antisymmetric) and block.scheme == "euler"):
@@ -133,19 +158,17 @@ def _layer(step: Step, k: int, settings: dict[str, Any]) -> LayerEigenvalues:
         found = eigenvalues(Jacobian(step.map, step.state), k, **settings)
         z, residuals = found.values - 1, found.residuals
     else:
-        found = eigenvalues(Jacobian(field_at(step), step.state), k, **settings)
+        found = eigenvalues(Jacobian(step.field, step.state), k, **settings)
         z, residuals = step.h * found.values, step.h * found.residuals
-    linear = _linear_part(step)
+    return _result(step.index, step.t, step.h, scheme, z, residuals, _linear_part(step))
+
+
+def _result(
+    index: int, t: float, h: float, scheme: Scheme, z: Tensor, residuals: Tensor, linear: Tensor | None
+) -> LayerEigenvalues:
     growth = scheme.R(z if linear is None else linear).abs()
     outside = float((growth > 1 + MARGIN).double().mean())
-    return LayerEigenvalues(step.index, step.t, step.h, scheme.name, z, residuals, linear, outside, float(growth.max()))
-
-
-def field_at(step: Step) -> Callable[[Any], Any]:
-    """The vector field of the step's block at time t, as a function of the state."""
-    if isinstance(step.block, RungeKuttaBlock):
-        return lambda state: step.block.field(step.t, state)  # type: ignore[operator]
-    return lambda state: step.call("field", step.t, state)
+    return LayerEigenvalues(index, t, h, scheme.name, z, residuals, linear, outside, float(growth.max()))
 
 
 def _is_step_map(step: Step) -> bool:

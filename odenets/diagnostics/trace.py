@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
-from odenets.blocks import Block
+from odenets.blocks import Block, ImplicitEuler, RungeKuttaBlock
 from odenets.models import FlowStack
 from odenets.models.varying_block import VaryingBlock
 
@@ -41,8 +41,18 @@ class Step:
 
     @property
     def has_field(self) -> bool:
-        """Whether the block knows the vector field it steps along; some keep a branch by that name."""
-        return callable(getattr(type(self.block), "field", None))
+        """Whether the block knows the vector field it steps along."""
+        return has_field(self.block)
+
+    def field(self, state: Any) -> Any:
+        """The vector field at time t."""
+        return self.call("field", self.t, state)
+
+
+def has_field(block: Block) -> bool:
+    """Whether `block.field(t, x)` is the vector field of the block's flow; some keep a branch by that name."""
+    block = getattr(block, "template", block)
+    return callable(getattr(type(block), "field", None)) or isinstance(block, (RungeKuttaBlock, ImplicitEuler))
 
 
 @torch.no_grad()
@@ -51,7 +61,7 @@ def trace(stack: FlowStack, x: Tensor, context: Mapping[str, Tensor] | None = No
     state: Any = stack.block(0).lift(x)
     steps = []
     for n, ((t, h), step) in enumerate(zip(stack.schedule(x), stack.steps(x, context))):
-        block, weights, call = _parts(stack.block(n), t)
+        block, weights, call = bound(stack.block(n), t)
         state = tree_map(torch.detach, state)
         steps.append(Step(n, float(t), float(h), block, state, step, weights, call))
         state = step(state)
@@ -65,8 +75,8 @@ def states(stack: FlowStack, x: Tensor, context: Mapping[str, Tensor] | None = N
     return [*(step.state for step in steps), tree_map(torch.detach, steps[-1].map(steps[-1].state))]
 
 
-def _parts(block: Block, t: Tensor) -> tuple[Block, dict[str, Any], Callable[..., Any]]:
-    """The block itself, its parameters at t, and how to call its methods with them."""
+def bound(block: Block, t: Tensor) -> tuple[Block, dict[str, Any], Callable[..., Any]]:
+    """A block at time t: itself, its parameters, and how to call its methods with them."""
     if not isinstance(block, VaryingBlock):
         return block, dict(block.named_parameters()), lambda name, *args: operator.attrgetter(name)(block)(*args)
     template, weights = block.template, block.varying.weights(t)

@@ -22,6 +22,7 @@ odenets: a network block is one step of a numerical scheme on a flow.
   odenets train -m experiment=digits model.N=2,4,8
                                               one run per value
   odenets evaluate run=<folder>               measure a finished run again
+  odenets diagnose run=<folder>               is its flow an ODE; spectra, gains, stability, gates
 
   odenets compare experiment=digits block=residual,delta seed=0,1
                                               every combination: table and report
@@ -94,6 +95,15 @@ def _report(arguments: list[str]) -> None:
     write_report(arguments[0])
 
 
+def _diagnose(arguments: list[str]) -> None:
+    values = dict(_pair(argument, "run") for argument in arguments)
+    if "run" not in values:
+        raise UserError("diagnose: expected run=<folder>, for example odenets diagnose run=runs/digits/<timestamp>")
+    from odenets.train.diagnosis import main
+
+    main(values["run"])
+
+
 def _list(arguments: list[str]) -> None:
     config_dir = None
     if arguments[:1] == ["--config-dir"] and len(arguments) == 2:
@@ -123,7 +133,14 @@ def _fail(line: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-COMMANDS = {"train": _train, "compare": _compare, "report": _report, "evaluate": _evaluate, "list": _list}
+COMMANDS = {
+    "train": _train,
+    "compare": _compare,
+    "report": _report,
+    "evaluate": _evaluate,
+    "diagnose": _diagnose,
+    "list": _list,
+}
 
 if __name__ == "__main__":
     main()

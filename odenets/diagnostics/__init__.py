@@ -14,12 +14,14 @@ Read `trace` (a stack seen step by step) and `jacobian` (a derivative as an oper
     reversible   reconstruction error of reversible steps
     multistep    zero-stability
     streams      do the streams collapse onto one
-    diagnose     all that applies to a model
+    diagnose     all that applies to a model (flow_input: the flow inside it; summary: the table)
 
 Every result is a dataclass with `to_dict()`.
 """
 
 from odenets.diagnostics.contraction import Contraction, contraction, logarithmic_norm, one_sided_lipschitz
+from odenets.diagnostics.diagnose import Diagnosis, diagnose
+from odenets.diagnostics.flow_input import FlowInput, flow_input, substituted
 from odenets.diagnostics.gains import DepthGains, StreamGains, depth_gains, stream_gains
 from odenets.diagnostics.gates import Histogram, LayerGates, gates, step_sizes
 from odenets.diagnostics.jacobian import Jacobian
@@ -43,15 +45,24 @@ from odenets.diagnostics.spectrum import (
     layer_spectra,
     singular_values,
 )
-from odenets.diagnostics.stability import LayerEigenvalues, StabilityRegion, layer_eigenvalues, stability_region
+from odenets.diagnostics.stability import (
+    LayerEigenvalues,
+    StabilityRegion,
+    layer_eigenvalues,
+    ode_eigenvalues,
+    stability_region,
+)
 from odenets.diagnostics.step_study import StepRow, StepStudy, step_study
 from odenets.diagnostics.streams import StreamCollapse, stream_collapse
+from odenets.diagnostics.summary import summary, table
 from odenets.diagnostics.weights import WeightSmoothness, weight_smoothness
 
 __all__ = [
     "Contraction",
     "DepthGains",
+    "Diagnosis",
     "Eigenvalues",
+    "FlowInput",
     "Histogram",
     "Jacobian",
     "LayerEigenvalues",
@@ -75,13 +86,16 @@ __all__ = [
     "contraction",
     "depth_exponents",
     "depth_gains",
+    "diagnose",
     "eigenvalues",
+    "flow_input",
     "gates",
     "layer_eigenvalues",
     "layer_spectra",
     "logarithmic_norm",
     "lyapunov_exponents",
     "measured_order",
+    "ode_eigenvalues",
     "one_sided_lipschitz",
     "propagation_matrices",
     "reconstruction",
@@ -94,6 +108,9 @@ __all__ = [
     "step_study",
     "stream_collapse",
     "stream_gains",
+    "substituted",
+    "summary",
+    "table",
     "weight_smoothness",
     "with_solver",
     "with_steps",

@@ -13,7 +13,7 @@ from odenets.blocks.flow_block import FlowBlock
 from odenets.diagnostics.jacobian import Jacobian, plain_attention
 from odenets.diagnostics.result import Result, host
 from odenets.diagnostics.spectrum import eigenvalues
-from odenets.diagnostics.trace import Step, trace
+from odenets.diagnostics.trace import Step, is_step_map, trace
 from odenets.flows import Scheme, resolve_scheme
 from odenets.flows.linear import Diagonal, RankOne, Zero
 from odenets.models import FlowODE, FlowStack, NeuralODE
@@ -57,8 +57,10 @@ class LayerEigenvalues(Result):
         linear: [tokens, m] for the eigenvalues of its frozen linear part, one set per token (a rank-one part: the one
             that is not zero); None where it has none. A frozen step multiplies those modes by R(z) exactly; the whole
             field's only where the step is a full one or the linear part is zero.
-        outside: the share of z, of the linear part's where there is one, with |R(z)| > 1.
-        radius: the largest |R(z)| over the same.
+        growing: the share of modes that grow by themselves, Re z > 0; here and below the linear part's where there is
+            one, else z.
+        outside: the share of the others that the scheme lets grow nevertheless, |R(z)| > 1.
+        radius: the largest |R(z)|.
     """
 
     layer: int
@@ -68,6 +70,7 @@ class LayerEigenvalues(Result):
     z: Tensor
     residuals: Tensor
     linear: Tensor | None
+    growing: float
     outside: float
     radius: float
 
@@ -154,7 +157,7 @@ def scheme_of(step: Step) -> Scheme | None:
 def _layer(step: Step, k: int, settings: dict[str, Any]) -> LayerEigenvalues:
     scheme = scheme_of(step)
     assert scheme is not None
-    if _is_step_map(step):  # the mixing does not scale with h: h lambda are the eigenvalues of the step less one
+    if is_step_map(step.block):  # the mixing does not scale with h: h lambda are the eigenvalues of the step less one
         found = eigenvalues(Jacobian(step.map, step.state), k, **settings)
         z, residuals = found.values - 1, found.residuals
     else:
@@ -166,13 +169,12 @@ def _layer(step: Step, k: int, settings: dict[str, Any]) -> LayerEigenvalues:
 def _result(
     index: int, t: float, h: float, scheme: Scheme, z: Tensor, residuals: Tensor, linear: Tensor | None
 ) -> LayerEigenvalues:
-    growth = scheme.R(z if linear is None else linear).abs()
-    outside = float((growth > 1 + MARGIN).double().mean())
-    return LayerEigenvalues(index, t, h, scheme.name, z, residuals, linear, outside, float(growth.max()))
-
-
-def _is_step_map(step: Step) -> bool:
-    return getattr(step.block, "parametrisation", None) == "sinkhorn"
+    modes = z if linear is None else linear
+    growth = scheme.R(modes).abs()
+    grows = modes.real > MARGIN
+    outside = float(((growth > 1 + MARGIN) & ~grows).sum() / (~grows).sum().clamp_min(1))
+    share = float(grows.double().mean())
+    return LayerEigenvalues(index, t, h, scheme.name, z, residuals, linear, share, outside, float(growth.max()))
 
 
 @torch.no_grad()
@@ -182,7 +184,7 @@ def _linear_part(step: Step) -> Tensor | None:
         return None
     with plain_attention():
         linear = step.call("flow.freeze", step.t, step.state).linear
-    h = 1.0 if _is_step_map(step) else step.h
+    h = 1.0 if is_step_map(step.block) else step.h
     if isinstance(linear, Zero):
         return None
     if isinstance(linear, RankOne):

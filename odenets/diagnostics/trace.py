@@ -52,7 +52,13 @@ class Step:
 def has_field(block: Block) -> bool:
     """Whether `block.field(t, x)` is the vector field of the block's flow; some keep a branch by that name."""
     block = getattr(block, "template", block)
-    return callable(getattr(type(block), "field", None)) or isinstance(block, (RungeKuttaBlock, ImplicitEuler))
+    known = callable(getattr(type(block), "field", None)) or isinstance(block, (RungeKuttaBlock, ImplicitEuler))
+    return known and not is_step_map(block)
+
+
+def is_step_map(block: Block) -> bool:
+    """Whether the block's mixing is the step itself whatever h is (Sinkhorn's), so that it is no flow's."""
+    return getattr(block, "parametrisation", None) == "sinkhorn"
 
 
 @torch.no_grad()

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from odenets.blocks import Delta, HyperConnections, ManifoldHyperConnections, Momentum, Residual, RungeKuttaBlock
-from odenets.diagnostics import layer_eigenvalues, stability_region
+from odenets.diagnostics import layer_eigenvalues, ode_eigenvalues, stability_region
 from odenets.fields import MLP
-from odenets.models import FlowStack
+from odenets.models import FlowStack, NeuralODE
+from odenets.solvers import FixedStep
 
 
 class Rotation(nn.Module):
@@ -102,7 +103,7 @@ def test_streams_mixed_by_doubly_stochastic_matrices_stay_inside_at_any_step_siz
         stack.blocks[0].flow.coefficients.a_r.mul_(1.5)  # I + M = 1.5 I
     (layer,) = layer_eigenvalues(stack, torch.randn(3, 4))
     assert layer.radius == pytest.approx(1.5)
-    assert layer.outside == 1.0
+    assert (layer.growing, layer.outside) == (1.0, 0.0)  # the flow itself grows: no fault of the scheme
 
 
 def test_the_sinkhorn_step_does_not_scale_with_h():
@@ -114,6 +115,22 @@ def test_the_sinkhorn_step_does_not_scale_with_h():
     jacobian = torch.autograd.functional.jacobian(lambda y: stack.block(0)(0.0, y, 0.25).sum(0), state)
     expected = torch.linalg.eigvals(jacobian.movedim(2, 0).reshape(2, 12, 12)) - 1
     assert layer.z[0].real.sort().values.tolist() == pytest.approx(expected[0].real.sort().values.tolist(), abs=1e-8)
+
+
+@pytest.mark.parametrize("solver", [FixedStep("rk4", steps=2), "dopri5"])
+def test_eigenvalues_along_a_neural_ode(solver):
+    layers = ode_eigenvalues(NeuralODE(Rotation(0.5, 2.0), solver, t1=3.0), torch.randn(2, 2, dtype=torch.float64), 3)
+    assert [layer.t for layer in layers] == pytest.approx([0.0, 1.0, 2.0])
+    for layer in layers:
+        torch.testing.assert_close((layer.z[0] / layer.h).real, torch.tensor([-0.5, -0.5], dtype=torch.float64))
+        assert layer.scheme == ("dopri5" if solver == "dopri5" else "rk4")
+    if solver == "dopri5":
+        assert 0 < layers[0].h < 3.0
+    else:
+        z = complex(-0.75, 3.0)
+        assert layers[0].h == 1.5
+        assert layers[0].radius == pytest.approx(abs(1 + z + z**2 / 2 + z**3 / 6 + z**4 / 24))
+        assert layers[0].outside == 1.0
 
 
 def test_a_step_without_a_vector_field_has_no_eigenvalues_to_draw():

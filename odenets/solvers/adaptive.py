@@ -96,6 +96,12 @@ class AdaptiveIntegrator(Integrator):
         self.y, self.f = y, None
         self.bound.jumped()
 
+    def restart(self, t: Tensor, y: Tensor, slope: Tensor) -> None:
+        super().restart(t, y, slope)
+        self.stops.back_to(self.now)
+        self.after_jump = self.after_jump and self.stops.jumps_at(self.now)
+        self.f = None if self.after_jump else slope
+
     def _first_size(self) -> float:
         assert self.f is not None
         if self.first_step is not None:
@@ -266,6 +272,14 @@ class _Stops:
     def passed(self, end: float) -> None:
         while self.index < len(self.stops) and (self.stops[self.index].time - end) * self.direction <= 0:
             self.index += 1
+
+    def back_to(self, now: float) -> None:
+        """The stops beyond a time within the last step are ahead again."""
+        while self.index and (self.stops[self.index - 1].time - now) * self.direction > 0:
+            self.index -= 1
+
+    def jumps_at(self, now: float) -> bool:
+        return self.index > 0 and self.stops[self.index - 1].time == now and self.stops[self.index - 1].is_jump
 
 
 def _rounding(dtype: torch.dtype) -> Callable[[float], float]:

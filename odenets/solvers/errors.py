@@ -37,6 +37,13 @@ class Status(enum.IntEnum):
     STEP_TOO_SMALL = 2
     NON_FINITE = 3
     NONLINEAR = 4
+    EVENT = 5
+    TOO_MANY_EVENTS = 6
+
+    @property
+    def successful(self) -> bool:
+        """Whether the solve went as it was asked to."""
+        return self in (Status.SUCCESS, Status.EVENT)
 
     @property
     def meaning(self) -> str:
@@ -46,4 +53,6 @@ class Status(enum.IntEnum):
             Status.STEP_TOO_SMALL: "the step size fell below what the time's precision can resolve",
             Status.NON_FINITE: "the state or the vector field became NaN or infinite",
             Status.NONLINEAR: "the equations of an implicit step could not be solved",
+            Status.EVENT: "ended by a terminal event",
+            Status.TOO_MANY_EVENTS: "events accumulate at this time, or one happened more often than its limit",
         }[self]

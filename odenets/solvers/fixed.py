@@ -198,3 +198,10 @@ class FixedIntegrator(Integrator):
     def jump(self, y: Tensor) -> None:
         self.y, self.f = y, None
         self.bound.jumped()
+
+    def restart(self, t: Tensor, y: Tensor, slope: Tensor) -> None:
+        """To the next grid point and on along the grid."""
+        grid, grid_is_ts = self.grid[self.next :], self._grid_is_ts
+        super().restart(t, y, slope)
+        self._lay(grid if self.points[self.next] == self.now else torch.cat([t.reshape(1), grid]))
+        self.f, self._grid_is_ts = None if self.perturb else slope, grid_is_ts

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -109,6 +109,20 @@ class Step:
         return self.y0 + torch.tensordot(weights, torch.stack(stages), dims=1)
 
 
+class CutStep(Step):
+    """The part of a step up to a time within it, ending at a given state."""
+
+    def __init__(self, step: Step, end: float, y1: Tensor) -> None:
+        super().__init__(**{field.name: getattr(step, field.name) for field in fields(Step)})
+        self.whole, self.end, self.y1 = step, end, y1
+
+    def finish(self) -> None:
+        self.whole.finish()
+
+    def evaluate(self, ts: Tensor, times: list[float], own: bool = True) -> Tensor:
+        return self.whole.evaluate(ts, times, own)
+
+
 class Integrator(ABC):
     """A state walking through time.
 
@@ -118,6 +132,8 @@ class Integrator(ABC):
         direction: +1.0 or -1.0.
         status, message: how it went; `step` returns None once the status is not SUCCESS.
         accepted, rejected: steps so far.
+        recorder: where to keep the steps, if anywhere.
+        watch: (integrator, step) -> the part of the step that counts; may end the solve, or restart it within the step.
     """
 
     def __init__(self, t: Tensor, y: Tensor, direction: float) -> None:
@@ -130,6 +146,7 @@ class Integrator(ABC):
         self.accepted = 0
         self.rejected = 0
         self.recorder: list[Step] | None = None
+        self.watch: Callable[[Integrator, Step], Step] | None = None
 
     @abstractmethod
     def aim(self, ts: Tensor | None, end: float | None = None) -> None:
@@ -143,17 +160,24 @@ class Integrator(ABC):
     def jump(self, y: Tensor) -> None:
         """Replace the state, keep the step size."""
 
+    def restart(self, t: Tensor, y: Tensor, slope: Tensor) -> None:
+        """Go on from a time within the last step, at another state and the field there; keeps the step size."""
+        self.t, self.now = t, float(t.detach())
+        self.jump(y)
+
     def fail(self, status: Status, message: str) -> None:
         self.status, self.message = status, message
 
     def walk(self, ts: Tensor, times: list[float]) -> Iterator[tuple[Step, slice]]:
-        """Steps to the last of the times ahead, each with the times in it; ends early if the solve fails."""
+        """Steps to the last of the times ahead, each with the times in it; ends early if the solve does."""
         self.aim(ts, times[-1])
         i = 0
-        while i < len(times):
+        while i < len(times) and self.status is Status.SUCCESS:
             step = self.step()
             if step is None:
                 return
+            if self.watch is not None:
+                step = self.watch(self, step)
             j = i
             while j < len(times) and (times[j] - step.end) * self.direction <= 0:
                 j += 1

@@ -6,12 +6,33 @@ whether anyone is still running and how many outputs were passed.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from .errors import Status
+from .event_solve import PerSampleEvents
+from .events import EventWatch
 from .initial_step import initial_step
 from .masked import RUNNING, Clock, MaskedStep, Stepper
+from .step import over_state
+
+
+def polynomial(coefficients: Tensor, ts: Tensor, t0: Tensor, h: Tensor, y0: Tensor, stages: Tensor) -> Tensor:
+    """Dense output of steps [m] at one time each: states [m, ...].
+
+    Args:
+        coefficients: [stages, degree], as in `ButcherTableau.dense`.
+        ts, t0, h: times, the steps' starts and sizes [m].
+        y0: states there [m, ...].
+        stages: [m, stages, ...].
+    """
+    theta = (ts - t0) / torch.where(h == 0, 1.0, h)  # a step that was not taken has no size
+    powers = torch.arange(1, coefficients.shape[1] + 1, device=ts.device, dtype=theta.dtype)
+    weights = (theta[:, None] ** powers @ coefficients.T * h[:, None]).to(y0.dtype)  # [m, stages]
+    return y0 + torch.einsum("ms,ms...->m...", weights, stages)
 
 
 class PerSampleOutputs:
@@ -58,13 +79,9 @@ class PerSampleOutputs:
         self.passed = now
 
     def _evaluate(self, step: MaskedStep, sample: Tensor, ts: Tensor) -> Tensor:
-        y0, h = step.y0[sample], step.h[sample]
-        theta = (ts - step.t0[sample]) / h
-        powers = torch.arange(1, self.coefficients.shape[1] + 1, device=ts.device, dtype=theta.dtype)
-        weights = (theta[:, None] ** powers @ self.coefficients.T * h[:, None]).to(y0.dtype)  # [m, stages]
-        stages = torch.stack([stage[sample] for stage in step.stages[: weights.shape[1]]], dim=1)  # [m, stages, ...]
-        inside = y0 + torch.einsum("ms,ms...->m...", weights, stages)
-        at_end = (ts == step.t1[sample]).reshape(-1, *([1] * (y0.dim() - 1)))
+        stages = torch.stack([stage[sample] for stage in step.stages], dim=1)  # [m, stages, ...]
+        inside = polynomial(self.coefficients, ts, step.t0[sample], step.h[sample], step.y0[sample], stages)
+        at_end = over_state(ts == step.t1[sample], inside)
         return torch.where(at_end, step.y1[sample], inside)
 
     def stacked(self) -> Tensor:
@@ -74,7 +91,24 @@ class PerSampleOutputs:
         return ys.index_put((torch.cat(self.which), torch.cat(self.where)), values)
 
 
-def integrate_per_sample(stepper: Stepper, ts: Tensor, y0: Tensor, first_step: float | None) -> tuple[Tensor, Clock]:
+class PerSampleSolve(NamedTuple):
+    """States [T, batch, ...] at the output times, the clock at the end (its status holds `Status` codes), the steps
+    (where they were to be kept), and what else there is to say of a failure."""
+
+    ys: Tensor
+    clock: Clock
+    steps: list[MaskedStep]
+    cause: str
+
+
+def integrate_per_sample(
+    stepper: Stepper,
+    ts: Tensor,
+    y0: Tensor,
+    first_step: float | None,
+    events: EventWatch | None = None,
+    keep_steps: bool = False,
+) -> PerSampleSolve:
     """Solve from ts[..., 0] to ts[..., -1].
 
     Args:
@@ -82,12 +116,11 @@ def integrate_per_sample(stepper: Stepper, ts: Tensor, y0: Tensor, first_step: f
         ts: output times in walking order, [T] or [batch, T]; the first is the start.
         y0: state there [batch, ...].
         first_step: first size; None chooses one per sample.
+        events: what to watch for.
+        keep_steps: whether to keep all steps.
 
     A sample that failed stays in the batch, at the state where it failed. If the field itself is NaN there, gradients
     with respect to what all samples share are NaN too; those of the other samples' own states are not.
-
-    Returns:
-        states [T, batch, ...] and the clock at the end (its status holds `Status` codes).
     """
     t = ts[..., 0].expand(len(y0)).clone()
     time_dtype = torch.empty((), dtype=y0.dtype).abs().dtype
@@ -101,24 +134,36 @@ def integrate_per_sample(stepper: Stepper, ts: Tensor, y0: Tensor, first_step: f
         size = torch.full_like(t, first_step)
     clock = stepper.start(t, size.detach(), y0, f)
     outputs = PerSampleOutputs(ts, stepper, y0)
+    watch = None if events is None else PerSampleEvents(events, stepper, partial(polynomial, outputs.coefficients))
+    kept: list[MaskedStep] = []
     while True:
         before = clock
         clock, step = stepper(before)
         now, new = outputs.count(step)
         spoiled = (~step.accept & ~step.finite).sum()
-        running, total, refused = torch.stack([(clock.status == RUNNING).sum(), new.sum(), spoiled]).tolist()
+        crossings = spoiled.new_zeros(()) if watch is None else watch.look(clock, step)
+        running, total, refused, crossed = torch.stack(
+            [(clock.status == RUNNING).sum(), new.sum(), spoiled, crossings]
+        ).tolist()
         if refused and torch.is_grad_enabled():
             # a refused step that was not finite would put 0 * NaN into the gradients: leave it out of the graph
             again, step = stepper(before, only=step.accept)
             clock = clock._replace(t=again.t, y=again.y, f=again.f)
+        if crossed:
+            assert watch is not None
+            clock, step = watch.settle(clock, step)
+            now, new = outputs.count(step)
+            running, total = torch.stack([(clock.status == RUNNING).sum(), new.sum()]).tolist()
         outputs.collect(step, now, new, total)
+        if keep_steps:
+            kept.append(step)
         if not running:
-            return outputs.stacked(), clock
+            return PerSampleSolve(outputs.stacked(), clock, kept, "" if watch is None else watch.cause)
 
 
 def failure_message(clock: Clock) -> str:
     """One line on the samples that failed; empty if none did."""
-    failed = (clock.status != int(Status.SUCCESS)).nonzero()[:, 0]
+    failed = ((clock.status != int(Status.SUCCESS)) & (clock.status != int(Status.EVENT))).nonzero()[:, 0]
     if not len(failed):
         return ""
     parts = []

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import SolveError, Status
+from .events import EventRecord
 
 
 @dataclass
@@ -38,11 +39,13 @@ class Solution:
     Attributes:
         ts: times of the saved states [T] (of accepted steps where `save_at="steps"`).
         ys: the states there, [T, *y0.shape] (for a tree, the same tree with T in front of every leaf); NaN where a
-            failed solve did not arrive.
+            solve that failed or was ended by an event did not arrive. At the very time of an event: before its jump.
         stats: evaluations and steps.
         status: how it ended; a tensor [batch] of codes where each sample has its own step size.
         message: the cause in one line; empty on success.
         dense: callable t [...] -> states [..., *y0.shape] anywhere in the interval, where asked for.
+        events: for every event its crossings, an `EventRecord`.
+        counts: [batch], how many of the saved states each sample has, where `save_at="steps"` with a clock per sample.
     """
 
     ts: Tensor
@@ -51,11 +54,15 @@ class Solution:
     status: Status | Tensor = Status.SUCCESS
     message: str = ""
     dense: Callable[[Tensor | float], Any] | None = None
+    events: tuple[EventRecord, ...] = ()
+    counts: Tensor | None = None
 
     @property
     def success(self) -> bool:
-        """Whether every trajectory reached the end (one host synchronisation where the status is a tensor)."""
-        return not bool(torch.as_tensor(self.status).any())
+        """Whether every trajectory reached the end or a terminal event (one host synchronisation for a tensor)."""
+        if isinstance(self.status, Status):
+            return self.status.successful
+        return bool(((self.status == int(Status.SUCCESS)) | (self.status == int(Status.EVENT))).all())
 
     def raise_if_failed(self) -> Solution:
         """Returns itself, or raises SolveError with the cause."""

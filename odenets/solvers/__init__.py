@@ -11,6 +11,7 @@ if __name__ != "odenets.solvers":
 from .controller import PIDController
 from .dropin import odeint, odeint_adjoint, odeint_dense, odeint_event
 from .errors import InputError, SolveError, Status
+from .events import Event, EventRecord
 from .gradients import GRADIENTS, Gradient, resolve_gradient
 from .mass_matrix import MassMatrix, consistent_start
 from .methods import TABLEAUS
@@ -27,6 +28,8 @@ __all__ = [
     "Adams",
     "Adaptive",
     "ButcherTableau",
+    "Event",
+    "EventRecord",
     "FixedStep",
     "Gradient",
     "InputError",

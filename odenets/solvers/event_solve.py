@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .errors import Status
-from .events import EventWatch, Stretch
+from .events import Event, EventWatch, Stretch
+from .field import FlatField
 from .integrator import CutStep, Integrator, Step
 from .masked import RUNNING, Clock, MaskedStep, Stepper
 from .step import over_state
 
 
-def watching(watch: EventWatch) -> Callable[[Integrator, Step], Step]:
-    """What an integrator calls after every step, for it to record, end or jump at events."""
+def watch_steps(integrator: Integrator, flat: FlatField, events: Sequence[Event]) -> EventWatch:
+    """Let an integrator record, end or jump at events after each of its steps."""
+    watch = EventWatch(events, flat, integrator.t, integrator.y, integrator.direction)
+    if bool(watch.nan):
+        integrator.fail(Status.NON_FINITE, f"{watch.cause()} at t = {integrator.now:.6g}.")
 
     def inspect(integrator: Integrator, step: Step) -> Step:
         crossed = watch.look(integrator.t, integrator.y)
@@ -48,7 +52,8 @@ def watching(watch: EventWatch) -> Callable[[Integrator, Step], Step]:
             integrator.fail(Status.EVENT, "")
         return CutStep(step, integrator.now, outcome.before)
 
-    return inspect
+    integrator.watch = inspect
+    return watch
 
 
 class PerSampleEvents:
@@ -57,15 +62,20 @@ class PerSampleEvents:
     Args:
         watch: the events.
         stepper: constants of the solve.
-        interpolate: (ts, t0, h [batch], y0 [batch, ...], stages [batch, stages, ...]) -> states [batch, ...].
 
     Attributes:
         cause: what else there is to say of a failure.
     """
 
-    def __init__(self, watch: EventWatch, stepper: Stepper, interpolate: Callable[..., Tensor]) -> None:
-        self.watch, self.stepper, self.interpolate = watch, stepper, interpolate
-        self.cause = ""
+    def __init__(self, watch: EventWatch, stepper: Stepper) -> None:
+        self.watch, self.stepper, self.cause = watch, stepper, ""
+
+    def without_nan(self, clock: Clock) -> Clock:
+        """The clock stopped where an event's value is NaN."""
+        if not bool(self.watch.nan.any()):
+            return clock
+        self.cause = self.watch.cause()
+        return clock._replace(status=clock.status.masked_fill(self.watch.nan, int(Status.NON_FINITE)))
 
     def look(self, clock: Clock, step: MaskedStep) -> Tensor:
         """How many crossings (and NaNs) there were in the step, a 0-dim tensor."""
@@ -74,10 +84,10 @@ class PerSampleEvents:
 
     def settle(self, clock: Clock, step: MaskedStep) -> tuple[Clock, MaskedStep]:
         """The clock after the events of this step, and the part of the step that counts."""
-        stages = torch.stack(step.stages, dim=1)
+        stages, polynomial = torch.stack(step.stages, dim=1), self.stepper.polynomial(step.t0)
 
         def state_at(t: Tensor) -> Tensor:
-            return self.interpolate(t, step.t0, step.h, step.y0, stages)
+            return polynomial(t, step.t0, step.h, step.y0, stages)
 
         out = self.watch.settle(Stretch(step.t0, clock.t, clock.y, state_at), self.crossed)
         acted = over_state(out.acted, clock.y)
@@ -87,10 +97,7 @@ class PerSampleEvents:
         status = torch.where(out.acted & (clock.status == int(Status.SUCCESS)) & ~arrived, RUNNING, clock.status)
         status = status.masked_fill(out.ended, int(Status.EVENT))
         status = status.masked_fill(out.failed, int(Status.TOO_MANY_EVENTS))
-        status = status.masked_fill(self.watch.nan, int(Status.NON_FINITE))
-        if bool(self.watch.nan.any()):
-            self.cause = self.watch.cause()
         if out.slope is not None:
             self.stepper.bound.jumped()
         step = step._replace(t1=out.t, y1=torch.where(acted, out.before, step.y1))
-        return clock._replace(t=out.t, y=y, f=f, status=status), step
+        return self.without_nan(clock._replace(t=out.t, y=y, f=f, status=status)), step

@@ -172,7 +172,7 @@ class EventWatch:
 
     def settle(self, stretch: Stretch, crossed: Tensor) -> Outcome:
         """Locate the crossings [E, *B], record them, and apply the first (in time) that ends the solve or jumps."""
-        happened = crossed.flatten(1).any(1).tolist()
+        happened = _each(crossed)
         with torch.no_grad():
             # the value at the start may be a rounding error of the wrong sign: the side is known
             low = self.before[1] * self.before[0].abs().clamp(min=_TINY)
@@ -231,16 +231,21 @@ class EventWatch:
 
     def _jumped(self, t: Tensor, y: Tensor, where: Tensor) -> Tensor:
         """The state after the jumps of all events that happened at once [E, *B], in the order in which they are given."""
-        layout = self.flat.layout
-        for event, mask, happened in zip(self.events, where, where.flatten(1).any(1).tolist()):
+        for event, mask, happened in zip(self.events, where, _each(where)):
             if event.on_event is None or not happened:
                 continue
-            new = layout.flatten(event.on_event(t.to(self.time_dtype), layout.unflatten(y), *self.flat.args))
-            if not isinstance(new, Tensor) or new.shape != y.shape:
-                got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-                raise InputError(f"on_event of event {self.name(event)} must return a state like y0, got {got}.")
-            y = torch.where(over_state(mask, y), new.to(y.dtype), y)
+            y = torch.where(over_state(mask, y), self.jumped(event, t, y), y)
         return y
+
+    def jumped(self, event: Event, t: Tensor, y: Tensor) -> Tensor:
+        """The state after an event's jump, checked."""
+        assert event.on_event is not None
+        layout = self.flat.layout
+        new = layout.flatten(event.on_event(t.to(self.time_dtype), layout.unflatten(y), *self.flat.args))
+        if not isinstance(new, Tensor) or new.shape != y.shape:
+            got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            raise InputError(f"on_event of event {self.name(event)} must return a state like y0, got {got}.")
+        return new.to(y.dtype)
 
     def _go_on_from(self, t: Tensor, before: Tensor, after: Tensor, acted: Tensor, fired: Tensor) -> Tensor:
         """Set the sides [E, *B] of the events after a jump; the field there [*B, ...].
@@ -259,7 +264,7 @@ class EventWatch:
     def _look_ahead(self, t: Tensor, y: Tensor, slope: Tensor, on_surface: Tensor) -> None:
         """The side [E, *B] that the solution goes to from the surface."""
         self.side = self.side.clone()
-        for e, here in enumerate(on_surface.flatten(1).any(1).tolist()):
+        for e, here in enumerate(_each(on_surface)):
             if here:
                 event = self.events[e]
                 rate = rate_along(lambda t, y, event=event: self.value(event, t, y), t, y, slope)
@@ -289,3 +294,8 @@ class EventWatch:
         """One line on an event whose value is NaN; empty if none is."""
         bad = [self.name(event) for event, value in zip(self.events, self.values) if bool(value.isnan().any())]
         return f"the value of event {' and '.join(bad)} is NaN" if bad else ""
+
+
+def _each(happened: Tensor) -> list[bool]:
+    """Whether each event [E, *B] happened anywhere: one host read."""
+    return happened.reshape(len(happened), -1).any(1).tolist()

@@ -201,7 +201,7 @@ class FixedIntegrator(Integrator):
 
     def restart(self, t: Tensor, y: Tensor, slope: Tensor) -> None:
         """To the next grid point and on along the grid."""
-        grid, grid_is_ts = self.grid[self.next :], self._grid_is_ts
+        grid_is_ts, ahead = self._grid_is_ts, self.next + (float(t.detach()) == self.points[self.next])
         super().restart(t, y, slope)
-        self._lay(grid if self.points[self.next] == self.now else torch.cat([t.reshape(1), grid]))
+        self._lay(torch.cat([t.reshape(1), self.grid[ahead:]]))
         self.f, self._grid_is_ts = None if self.perturb else slope, grid_is_ts

@@ -8,6 +8,7 @@ look. This is the form that can be compiled whole.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -161,3 +162,17 @@ class Stepper:
         if isinstance(failed, Tensor):
             status = status.masked_fill(stuck & failed, int(Status.NONLINEAR))
         return status.masked_fill(arrived, int(Status.SUCCESS))
+
+    def polynomial(self, like: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
+        """The method's dense output in the dtype of times `like`, for steps [m] at one time each:
+        (times, the steps' starts and sizes [m], states there [m, ...], stages [m, stages, ...]) -> states [m, ...].
+        """
+        coefficients = torch.from_numpy(self.method.dense).to(like)
+        degrees = torch.arange(1, coefficients.shape[1] + 1, device=like.device, dtype=like.dtype)
+
+        def evaluate(ts: Tensor, t0: Tensor, h: Tensor, y0: Tensor, stages: Tensor) -> Tensor:
+            theta = (ts - t0) / torch.where(h == 0, 1.0, h)  # a step that was not taken has no size
+            weights = (theta[:, None] ** degrees @ coefficients.T * h[:, None]).to(y0.dtype)  # [m, stages]
+            return y0 + torch.einsum("ms,ms...->m...", weights, stages)
+
+        return evaluate

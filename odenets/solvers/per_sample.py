@@ -6,7 +6,6 @@ whether anyone is still running and how many outputs were passed.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,21 +17,6 @@ from .events import EventWatch
 from .initial_step import initial_step
 from .masked import RUNNING, Clock, MaskedStep, Stepper
 from .step import over_state
-
-
-def polynomial(coefficients: Tensor, ts: Tensor, t0: Tensor, h: Tensor, y0: Tensor, stages: Tensor) -> Tensor:
-    """Dense output of steps [m] at one time each: states [m, ...].
-
-    Args:
-        coefficients: [stages, degree], as in `ButcherTableau.dense`.
-        ts, t0, h: times, the steps' starts and sizes [m].
-        y0: states there [m, ...].
-        stages: [m, stages, ...].
-    """
-    theta = (ts - t0) / torch.where(h == 0, 1.0, h)  # a step that was not taken has no size
-    powers = torch.arange(1, coefficients.shape[1] + 1, device=ts.device, dtype=theta.dtype)
-    weights = (theta[:, None] ** powers @ coefficients.T * h[:, None]).to(y0.dtype)  # [m, stages]
-    return y0 + torch.einsum("ms,ms...->m...", weights, stages)
 
 
 class PerSampleOutputs:
@@ -52,7 +36,7 @@ class PerSampleOutputs:
         self.sorted = (self.ts.detach() * stepper.direction).contiguous()
         self.samples = torch.arange(batch, device=y0.device)
         self.passed = torch.ones(batch, dtype=torch.int64, device=y0.device)
-        self.coefficients = torch.from_numpy(stepper.method.dense).to(ts)
+        self.polynomial = stepper.polynomial(ts)
         self.where: list[Tensor] = []
         self.which: list[Tensor] = [torch.zeros_like(self.samples)]
         self.values: list[Tensor] = [y0]
@@ -80,7 +64,7 @@ class PerSampleOutputs:
 
     def _evaluate(self, step: MaskedStep, sample: Tensor, ts: Tensor) -> Tensor:
         stages = torch.stack([stage[sample] for stage in step.stages], dim=1)  # [m, stages, ...]
-        inside = polynomial(self.coefficients, ts, step.t0[sample], step.h[sample], step.y0[sample], stages)
+        inside = self.polynomial(ts, step.t0[sample], step.h[sample], step.y0[sample], stages)
         at_end = over_state(ts == step.t1[sample], inside)
         return torch.where(at_end, step.y1[sample], inside)
 
@@ -134,7 +118,8 @@ def integrate_per_sample(
         size = torch.full_like(t, first_step)
     clock = stepper.start(t, size.detach(), y0, f)
     outputs = PerSampleOutputs(ts, stepper, y0)
-    watch = None if events is None else PerSampleEvents(events, stepper, partial(polynomial, outputs.coefficients))
+    watch = None if events is None else PerSampleEvents(events, stepper)
+    clock = clock if watch is None else watch.without_nan(clock)
     kept: list[MaskedStep] = []
     while True:
         before = clock
@@ -161,8 +146,24 @@ def integrate_per_sample(
             return PerSampleSolve(outputs.stacked(), clock, kept, "" if watch is None else watch.cause)
 
 
-def failure_message(clock: Clock) -> str:
-    """One line on the samples that failed; empty if none did."""
+def accepted_states(steps: list[MaskedStep]) -> tuple[Tensor, Tensor, Tensor]:
+    """Times [batch, S] and states [S, batch, ...] of the start and all accepted steps, NaN after a sample's last one,
+    and how many each sample has [batch].
+    """
+    accept = torch.stack([step.accept for step in steps])
+    which, sample = accept.nonzero(as_tuple=True)
+    count = accept.cumsum(0)
+    index = count[which, sample]
+    t0, y0, most = steps[0].t0, steps[0].y0, int(count[-1].max()) + 1
+    ts = torch.cat([t0[None], t0.new_full((most - 1, len(t0)), torch.nan)])
+    ys = torch.cat([y0[None], y0.new_full((most - 1, *y0.shape), torch.nan)])
+    ts = ts.index_put((index, sample), torch.stack([step.t1 for step in steps])[which, sample])
+    ys = ys.index_put((index, sample), torch.stack([step.y1 for step in steps])[which, sample])
+    return ts.T, ys, count[-1] + 1
+
+
+def failure_message(clock: Clock, cause: str = "") -> str:
+    """One line on the samples that failed, with what else there is to say; empty if none did."""
     failed = ((clock.status != int(Status.SUCCESS)) & (clock.status != int(Status.EVENT))).nonzero()[:, 0]
     if not len(failed):
         return ""
@@ -174,4 +175,4 @@ def failure_message(clock: Clock) -> str:
             f"{len(samples)} of {len(clock.status)} samples: {Status(code).meaning} "
             f"(first: sample {first} at t = {float(clock.t[first]):.6g})"
         )
-    return "; ".join(parts)
+    return "; ".join([*parts, *[cause] * bool(cause)])

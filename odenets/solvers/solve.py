@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
+from .event_segments import solve_by_segments
+from .events import Event
 from .field import FlatField
 from .gradients import Gradient, SolveProblem, resolve_gradient
 from .mass_matrix import MassMatrix, check_start
@@ -29,6 +31,7 @@ def solve(
     params: Sequence[Tensor] | None = None,
     save_at: str = "ts",
     dense: bool = False,
+    events: Sequence[Event] = (),
     throw: bool = True,
     **settings: Any,
 ) -> Solution:
@@ -49,6 +52,8 @@ def solve(
             default the field's parameters and the tensors in args; needed if the field is no module.
         save_at: "ts", "steps" (every accepted step) or "end" (the last state alone, T = 1).
         dense: also return the solution as a function of t.
+        events: crossings to record, to stop at or to jump at, see `Event`; they end up in `Solution.events`. With a
+            terminal event, states at later times are NaN, and save_at="end" gives the state at the event.
         throw: raise when the solve fails; otherwise look at `Solution.status`.
         **settings: replace settings of the solver, e.g. rtol=1e-9, steps=20, per_sample=True.
 
@@ -69,13 +74,14 @@ def solve(
         raise InputError(f"unknown save_at {save_at!r}: use ts, steps or end.")
     method = resolve_gradient(gradient)
     alone = len(ts) == 1 and ts.dim() == 1
-    problem = SolveProblem(solver, flat, ts, y, 1.0 if alone else _direction(ts), save_at, dense, params)
+    problem = SolveProblem(solver, flat, ts, y, 1.0 if alone else _direction(ts), save_at, dense, params, events)
     method.check(problem)
     if isinstance(field, MassMatrix):
         _take_mass(problem, field.mass, method)
     if alone:
         return Solution(ts, layout.unflatten(y[None], (1,)))
-    solution = method.solve(problem)
+    by_segments = problem.events and not method.takes_events
+    solution = solve_by_segments(method, problem) if by_segments else method.solve(problem)
     if save_at == "end":
         solution.ts, solution.ys = solution.ts[..., -1:], solution.ys[-1:]
     if throw and not solution.message and isinstance(solution.status, Tensor) and not solution.success:

@@ -11,12 +11,15 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from ..dense import DenseOutput
-from ..errors import InputError
+from ..dense import DenseOutput, PerSampleDense
+from ..errors import InputError, Status
+from ..event_solve import watch_steps
+from ..events import EventWatch
 from ..integrator import Step
-from ..per_sample import failure_message, integrate_per_sample
+from ..per_sample import accepted_states, failure_message, integrate_per_sample
 from ..solution import Solution, Stats
 from ..solver import Adaptive, Scipy, Torchdiffeq
+from ..step import over_state
 from .base import Gradient, SolveProblem, judged, pad_with_nan, stats_of
 
 
@@ -25,11 +28,10 @@ class Autograd(Gradient):
     """Every step's graph is kept; N steps of s stages keep N s field evaluations."""
 
     name: ClassVar[str] = "autograd"
+    takes_events: ClassVar[bool] = True
 
     def check(self, problem: SolveProblem) -> None:
         solver, shows_steps = problem.solver, problem.save_at == "steps" or problem.dense
-        if problem.per_sample and shows_steps:
-            raise InputError("every accepted step and dense output need one clock and gradient='autograd'.")
         if isinstance(solver, (Scipy, Torchdiffeq)) and shows_steps:
             raise InputError(
                 f"{type(solver).__name__} does not show its steps: save_at must be ts or end, dense False."
@@ -49,22 +51,40 @@ def _solve_steps(problem: SolveProblem) -> Solution:
     integrator = problem.start(ts[0], y)
     steps: list[Step] | None = [] if problem.save_at == "steps" or problem.dense else None
     integrator.recorder = steps
+    watch = watch_steps(integrator, problem.flat, problem.events) if problem.events else None
     ys = torch.cat([y[None], integrator.outputs(ts[1:])])
     if problem.save_at == "steps":
         assert steps is not None
         ts = torch.stack([ts[0], *(step.t0 for step in steps[1:]), integrator.t.to(ts.dtype)][: len(steps) + 1])
         ys = torch.stack([y, *(step.y1 for step in steps)])
+    elif problem.save_at == "end" and integrator.status is Status.EVENT:
+        ts, ys = integrator.t[None].to(ts.dtype), integrator.y[None]
     stats = stats_of(problem.flat, integrator)
     solution = Solution(ts, pad_with_nan(ys, len(ts)), stats, integrator.status, integrator.message)
     if problem.dense and steps:
         solution.dense = DenseOutput(steps, problem.flat.layout, problem.direction)
+    solution.events = () if watch is None else watch.records()
     return judged(solution, integrator)
 
 
 def _solve_per_sample(problem: SolveProblem) -> Solution:
     solver = problem.solver
     assert isinstance(solver, Adaptive)
-    stepper = solver.stepper(problem.flat, problem.ts, problem.y, problem.direction)
-    ys, clock = integrate_per_sample(stepper, problem.ts, problem.y, solver.first_step)
-    stats = Stats(problem.flat.nfe, clock.accepted, clock.rejected)
-    return Solution(problem.ts, ys, stats, clock.status, failure_message(clock))
+    flat, ts, y = problem.flat, problem.ts, problem.y
+    stepper = solver.stepper(flat, ts, y, problem.direction)
+    start = ts[..., 0].expand(len(y))
+    watch = EventWatch(problem.events, flat, start, y, problem.direction) if problem.events else None
+    done = integrate_per_sample(stepper, ts, y, solver.first_step, watch, problem.save_at == "steps" or problem.dense)
+    clock = done.clock
+    stats = Stats(flat.nfe, clock.accepted, clock.rejected)
+    solution = Solution(ts, done.ys, stats, clock.status, failure_message(clock, done.cause))
+    if problem.save_at == "steps":
+        solution.ts, solution.ys, solution.counts = accepted_states(done.steps)
+    elif problem.save_at == "end" and watch is not None:
+        ended = clock.status == int(Status.EVENT)
+        solution.ts = torch.where(ended, clock.t, ts[..., -1])[:, None]
+        solution.ys = torch.where(over_state(ended, y), clock.y, done.ys[-1])[None]
+    if problem.dense:
+        solution.dense = PerSampleDense(done.steps, stepper.polynomial(ts), flat.layout, problem.direction)
+    solution.events = () if watch is None else watch.records()
+    return solution

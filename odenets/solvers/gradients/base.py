@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, Status
+from ..events import Event
 from ..field import FlatField
 from ..fixed import FixedIntegrator
 from ..integrator import Integrator
@@ -31,6 +32,7 @@ class SolveProblem:
         direction: +1.0 or -1.0.
         save_at, dense: as in `solve`.
         params: as given to `solve`; see `parameters`.
+        events: as given to `solve`.
     """
 
     solver: Solver
@@ -41,6 +43,7 @@ class SolveProblem:
     save_at: str = "ts"
     dense: bool = False
     params: Sequence[Tensor] | None = None
+    events: Sequence[Event] = ()
 
     @property
     def per_sample(self) -> bool:
@@ -59,9 +62,11 @@ class Gradient(ABC):
 
     Attributes:
         name: as in `gradient=`.
+        takes_events: whether `solve` sees to the problem's events; otherwise it is called from event to event.
     """
 
     name: ClassVar[str]
+    takes_events: ClassVar[bool] = False
 
     @abstractmethod
     def solve(self, problem: SolveProblem) -> Solution:

@@ -1,0 +1,124 @@
+"""Events under gradient methods that hide their steps: the solve goes from event to event.
+
+The events are located first, by a solve without gradients. Then every piece between two jumps is a solve of its own by
+the gradient method, and at each event one Newton step corrects time and state to that solve and carries their
+derivatives (implicit function theorem): with the rate c' = g_t + g_y f along the solution, t moves by -g / c' and y by f
+times that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import InputError, Status
+from .event_solve import watch_steps
+from .events import EventWatch
+from .roots import rate_along, shift
+from .solution import Solution, Stats
+
+if TYPE_CHECKING:
+    from .gradients import Gradient, SolveProblem
+
+
+class _Crossing(NamedTuple):
+    time: float
+    event: int
+    jumps: bool
+
+
+def solve_by_segments(method: Gradient, problem: SolveProblem) -> Solution:
+    """A solve with one clock and events under any gradient method.
+
+    `Solution.stats` counts all forward solves, and no backward ones. First derivatives only.
+    """
+    problem = dataclasses.replace(problem, solver=_with_step_size(problem))
+    flat, ts, direction = problem.flat, problem.ts, problem.direction
+    with torch.no_grad():
+        integrator = problem.start(ts[0].detach(), problem.y.detach())
+        watch = watch_steps(integrator, flat, problem.events)
+        located = torch.cat([problem.y[None], integrator.outputs(ts[1:].detach())])
+    if not integrator.status.successful:
+        stats = Stats(flat.nfe, integrator.accepted, integrator.rejected)
+        return Solution(ts, _padded(located, len(ts)), stats, integrator.status, integrator.message, events=watch.records())
+    stats = Stats()
+    t, y, states, times = ts[0], problem.y, [problem.y], ts.tolist()
+    status, message = integrator.status, ""
+    last = times[-1] if status is Status.SUCCESS else integrator.now
+    pieces = _pieces(watch, direction, last if status is Status.EVENT else None)
+    watch.found = [[] for _ in problem.events]
+    for piece in pieces:
+        end = piece[-1].time if piece and (piece[-1].jumps or status is Status.EVENT) else last
+        outputs = [i for i in range(len(states), len(times)) if (times[i] - end) * direction <= 0]
+        wanted = {crossing.time: ts.new_tensor(crossing.time) for crossing in piece}
+        wanted.update({times[i]: ts[i] for i in outputs})
+        ahead = sorted((time for time in wanted if (time - float(t.detach())) * direction > 0), key=lambda x: x * direction)
+        at: dict[float, Tensor] = {}
+        if ahead:
+            segment = torch.stack([t, *(wanted[time] for time in ahead)])
+            done = method.solve(dataclasses.replace(problem, ts=segment, y=y, save_at="ts", events=()))
+            stats.accepted, stats.rejected = stats.accepted + done.stats.accepted, stats.rejected + done.stats.rejected
+            if not done.success:
+                status, message = done.status, done.message  # type: ignore[assignment]
+                break
+            at = dict(zip(ahead, done.ys[1:]))
+        states += [at.get(times[i], y) for i in outputs]
+        for crossing in piece:
+            t, after = _corrected(watch, crossing, at.get(crossing.time, y))
+            index = torch.tensor(len(watch.found[crossing.event]))
+            watch.found[crossing.event].append((torch.tensor(True), index, t, after))
+            if crossing.jumps:
+                after = watch.jumped(watch.events[crossing.event], t, after)
+        if piece:
+            y = after
+    stats.nfe = flat.nfe
+    ys = _padded(torch.stack(states), len(ts))
+    if problem.save_at == "end" and status is Status.EVENT:
+        ts, ys = t[None], y[None]
+    return Solution(ts, ys, stats, status, message, events=watch.records())
+
+
+def _with_step_size(problem: SolveProblem):
+    """The solver with steps of the same size in all pieces."""
+    solver = problem.solver
+    if getattr(solver, "grid_constructor", None) is not None:
+        raise InputError("events need gradient='autograd' with a grid_constructor: or give step_size instead.")
+    if getattr(solver, "steps", None) is None:
+        return solver
+    span = float((problem.ts[-1] - problem.ts[0]).detach())
+    return dataclasses.replace(solver, steps=None, step_size=abs(span) / solver.steps)  # type: ignore[union-attr]
+
+
+def _pieces(watch: EventWatch, direction: float, ended_at: float | None) -> list[list[_Crossing]]:
+    """The crossings in walking order, parted after each that jumps; the last piece goes to the end of the solve."""
+    crossings = []
+    for e, (event, record) in enumerate(zip(watch.events, watch.records())):
+        for time in record.ts.tolist():
+            crossings.append(_Crossing(time, e, event.on_event is not None and time != ended_at))
+    pieces: list[list[_Crossing]] = [[]]
+    for crossing in sorted(crossings, key=lambda crossing: crossing.time * direction):
+        pieces[-1].append(crossing)
+        if crossing.jumps:
+            pieces.append([])
+    return pieces
+
+
+def _corrected(watch: EventWatch, crossing: _Crossing, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Time and state of a crossing after one Newton step from the located time, with their derivatives."""
+    event = watch.events[crossing.event]
+    t = torch.tensor(crossing.time, dtype=torch.float64, device=y.device)
+    with torch.no_grad():
+        slope = watch.flat(t.to(watch.time_dtype), y)
+    rate = rate_along(lambda t, y: watch.value(event, t, y), t, y, slope)
+    if rate is None:  # a switch: its time has no derivative
+        return t, y
+    g = watch.value(event, t, y)
+    change = shift(g, rate) - (g / rate).detach()
+    return t + change.to(t.dtype), y + slope * change.to(y.dtype)
+
+
+def _padded(ys: Tensor, length: int) -> Tensor:
+    return torch.cat([ys, ys.new_full((length - len(ys), *ys.shape[1:]), torch.nan)])

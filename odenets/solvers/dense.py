@@ -102,9 +102,9 @@ class PerSampleDense:
                 f"t must lie between {first:.17g} and {last:.17g}, where the solution of sample {sample} is known, "
                 f"got {float(times[sample, which]):.17g}."
             )
-        index = torch.searchsorted(self.ends, along)
-        sample = torch.arange(batch, device=t.device)[:, None].expand_as(index)
-        at = (index.T.reshape(-1), sample.T.reshape(-1))
+        which_step = torch.searchsorted(self.ends, along)
+        samples = torch.arange(batch, device=t.device)[:, None].expand_as(which_step)
+        at = (which_step.T.reshape(-1), samples.T.reshape(-1))
         ts = times.T.reshape(-1)
         states = self.polynomial(ts, self.t0[at], self.h[at], self.y0[at], self.stages[at])
         lead = tuple(times.T.shape)

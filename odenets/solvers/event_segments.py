@@ -9,6 +9,7 @@ times that.
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from .event_solve import watch_steps
 from .events import EventWatch
 from .roots import rate_along, shift
 from .solution import Solution, Stats
+from .solver import Adams, FixedStep, Solver
 
 if TYPE_CHECKING:
     from .gradients import Gradient, SolveProblem
@@ -81,15 +83,17 @@ def solve_by_segments(method: Gradient, problem: SolveProblem) -> Solution:
     return Solution(ts, ys, stats, status, message, events=watch.records())
 
 
-def _with_step_size(problem: SolveProblem):
+def _with_step_size(problem: SolveProblem) -> Solver:
     """The solver with steps of the same size in all pieces."""
     solver = problem.solver
-    if getattr(solver, "grid_constructor", None) is not None:
-        raise InputError("events need gradient='autograd' with a grid_constructor: or give step_size instead.")
-    if getattr(solver, "steps", None) is None:
+    if not isinstance(solver, (FixedStep, Adams)):
+        return solver
+    if solver.grid_constructor is not None:
+        raise InputError("events and a grid_constructor need gradient='autograd': or give step_size instead.")
+    if solver.steps is None:
         return solver
     span = float((problem.ts[-1] - problem.ts[0]).detach())
-    return dataclasses.replace(solver, steps=None, step_size=abs(span) / solver.steps)  # type: ignore[union-attr]
+    return dataclasses.replace(solver, steps=None, step_size=abs(span) / solver.steps)
 
 
 def _pieces(watch: EventWatch, direction: float, ended_at: float | None) -> list[list[_Crossing]]:
@@ -112,7 +116,7 @@ def _corrected(watch: EventWatch, crossing: _Crossing, y: Tensor) -> tuple[Tenso
     t = torch.tensor(crossing.time, dtype=torch.float64, device=y.device)
     with torch.no_grad():
         slope = watch.flat(t.to(watch.time_dtype), y)
-    rate = rate_along(lambda t, y: watch.value(event, t, y), t, y, slope)
+    rate = rate_along(partial(watch.value, event), t, y, slope)
     if rate is None:  # a switch: its time has no derivative
         return t, y
     g = watch.value(event, t, y)

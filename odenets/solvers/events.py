@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -197,7 +198,7 @@ class EventWatch:
         for e, event in enumerate(self.events):
             if happened[e]:
                 where = fired[e]
-                time = implicit_time(lambda t, y, event=event: self.value(event, t, y), stretch.state_at, roots[e], where)
+                time = implicit_time(partial(self.value, event), stretch.state_at, roots[e], where)
                 state = stretch.state_at(time)
                 self.found[e].append((where, self.count[e] - 1, time, state))
                 t = torch.where(chosen[e], time, t)
@@ -266,8 +267,7 @@ class EventWatch:
         self.side = self.side.clone()
         for e, here in enumerate(_each(on_surface)):
             if here:
-                event = self.events[e]
-                rate = rate_along(lambda t, y, event=event: self.value(event, t, y), t, y, slope)
+                rate = rate_along(partial(self.value, self.events[e]), t, y, slope)
                 side = 0.0 if rate is None else torch.sign(rate).to(self.side.dtype) * self.direction
                 self.side[e] = torch.where(on_surface[e], side, self.side[e])
 

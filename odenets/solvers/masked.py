@@ -165,7 +165,7 @@ class Stepper:
 
     def polynomial(self, like: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
         """The method's dense output in the dtype of times `like`, for steps [m] at one time each:
-        (times, the steps' starts and sizes [m], states there [m, ...], stages [m, stages, ...]) -> states [m, ...].
+        (times, the steps' starts and sizes [m], states there [m, ...], stages [m, stages or more, ...]) -> states.
         """
         coefficients = torch.from_numpy(self.method.dense).to(like)
         degrees = torch.arange(1, coefficients.shape[1] + 1, device=like.device, dtype=like.dtype)
@@ -173,6 +173,6 @@ class Stepper:
         def evaluate(ts: Tensor, t0: Tensor, h: Tensor, y0: Tensor, stages: Tensor) -> Tensor:
             theta = (ts - t0) / torch.where(h == 0, 1.0, h)  # a step that was not taken has no size
             weights = (theta[:, None] ** degrees @ coefficients.T * h[:, None]).to(y0.dtype)  # [m, stages]
-            return y0 + torch.einsum("ms,ms...->m...", weights, stages)
+            return y0 + torch.einsum("ms,ms...->m...", weights, stages[:, : weights.shape[1]])
 
         return evaluate

@@ -6,7 +6,9 @@ import torch
 from matplotlib.image import imread
 
 from odenets.data import LynxHare
-from odenets.report import curves, dynamics
+from odenets.diagnostics import LayerEigenvalues
+from odenets.report import curves, dynamics, stability
+from odenets.report.style import new_figure
 from odenets.report.table import format_value
 
 
@@ -25,6 +27,28 @@ def test_fit_and_phase_plots_of_the_data_itself(tmp_path: Path):
         dynamics.plot_phase(tmp_path / "phase.png", data, data.values + torch.ones(2)),
     ):
         assert imread(path).std() > 0.01
+
+
+def test_stability_regions_with_eigenvalues_out_of_sight_counted():
+    z = torch.tensor([[-1 + 0.5j, -1 - 0.5j, -50.0]], dtype=torch.complex128)
+    layer = LayerEigenvalues(0, 0.0, 1.0, "forward_euler", z, torch.zeros(1, 3), None, 0.0, 1 / 3, 49.0)
+    axes = new_figure().subplots()
+    stability.draw(axes, "forward_euler", [layer])
+    assert "1 further out" in axes.get_title()
+    drawn = axes.get_lines()[-1].get_xydata()
+    assert [-1.0, 0.5] in drawn.tolist()
+    assert axes.get_xlim()[0] > -12
+
+
+def test_a_panel_per_scheme(tmp_path: Path):
+    z = torch.tensor([[-1 + 0.5j]], dtype=torch.complex128)
+    layers = [
+        LayerEigenvalues(n, 0.0, 1.0, scheme, z, torch.zeros(1, 1), z, 0.0, 0.0, 1.0)
+        for n, scheme in enumerate(("forward_euler", "backward_euler"))
+    ]
+    image = imread(stability.plot_stability(tmp_path / "stability.png", layers))
+    assert image.shape[1] > 1000
+    assert image.std() > 0.01
 
 
 def test_numbers_in_the_table():

@@ -14,7 +14,7 @@ from .errors import InputError, SolveError, Status
 from .events import Event, EventRecord
 from .gradients import GRADIENTS, Gradient, resolve_gradient
 from .mass_matrix import MassMatrix, consistent_start
-from .methods import TABLEAUS
+from .methods import TABLEAUS, Reversible
 from .solution import Solution, Stats
 from .solve import solve
 from .solver import METHODS, Adams, Adaptive, FixedStep, Scipy, Solver, Torchdiffeq, resolve_solver
@@ -35,6 +35,7 @@ __all__ = [
     "InputError",
     "MassMatrix",
     "PIDController",
+    "Reversible",
     "Scipy",
     "Solution",
     "SolveError",

@@ -29,6 +29,7 @@ from .masked import Stepper
 from .methods import ONE_STEP
 from .methods.rk4 import RK4_38
 from .norms import Norm, rms_norm_per_sample, state_norm
+from .one_step import Method
 from .state import StateLayout
 
 ADAMS_METHODS = tuple(DEFAULT_ORDER)
@@ -56,7 +57,7 @@ class Adaptive:
         time_dtype: precision in which times are kept (float64 in any case with per_sample).
     """
 
-    method: str = "dopri5"
+    method: Any = "dopri5"
     rtol: Any = 1e-6
     atol: Any = 1e-8
     controller: PIDController = field(default_factory=PIDController)
@@ -71,7 +72,7 @@ class Adaptive:
     time_dtype: torch.dtype = torch.float64
 
     def __post_init__(self) -> None:
-        _check_name(self.method, ADAPTIVE_METHODS, "Adaptive")
+        _check_method(self.method, ADAPTIVE_METHODS, "Adaptive")
         for name in ("rtol", "atol"):
             _check_tolerance(name, getattr(self, name))
         if self.per_sample and (self.norm is not None or self.step_t is not None or self.jump_t is not None):
@@ -88,7 +89,7 @@ class Adaptive:
         rtol, atol = (tolerance(name, getattr(self, name), flat.layout, y0) for name in ("rtol", "atol"))
         return AdaptiveIntegrator(
             flat,
-            ONE_STEP[self.method],
+            method_of(self.method),
             t0.to(dtype),
             y0,
             direction,
@@ -107,7 +108,7 @@ class Adaptive:
 
     def stepper(self, flat: FlatField, ts: Tensor, y0: Tensor, direction: float) -> Stepper:
         """The constants of a per-sample solve over ts [..., T] (already in time precision)."""
-        method = ONE_STEP[self.method]
+        method = method_of(self.method)
         rtol, atol = (tolerance(name, getattr(self, name), flat.layout, y0) for name in ("rtol", "atol"))
         nodes = torch.tensor(method.c, dtype=ts.dtype, device=ts.device)
         return Stepper(
@@ -121,7 +122,7 @@ class FixedStep:
     """A Runge-Kutta method on a fixed grid.
 
     Args:
-        method: any of the Runge-Kutta methods; the error estimate of an adaptive one is not formed.
+        method: any of the one-step methods by name, or a `Method` such as `Reversible("rk4", coupling=0.99)`; the error estimate of an adaptive one is not formed.
         steps: equal steps over the whole interval, or
         step_size: their size, the last step being what is left, or
         grid_constructor: (field, y0, ts) -> grid. Without any of the three the output times are the grid.
@@ -129,7 +130,7 @@ class FixedStep:
         perturb: evaluate the field just inside each step, for fields that jump at grid points.
     """
 
-    method: str = "rk4"
+    method: Any = "rk4"
     steps: int | None = None
     step_size: Any = None
     grid_constructor: Callable[..., Tensor] | None = None
@@ -137,14 +138,14 @@ class FixedStep:
     perturb: bool = False
 
     def __post_init__(self) -> None:
-        _check_name(self.method, tuple(ONE_STEP), "FixedStep")
+        _check_method(self.method, tuple(ONE_STEP), "FixedStep")
         _check_grid(self)
 
     def start(
         self, flat: FlatField, t0: Tensor, y0: Tensor, direction: float, callbacks: Callbacks | None = None
     ) -> Integrator:
         return FixedIntegrator(
-            flat, ONE_STEP[self.method], t0, y0, direction, callbacks=callbacks, **_grid_arguments(self)
+            flat, method_of(self.method), t0, y0, direction, callbacks=callbacks, **_grid_arguments(self)
         )
 
 
@@ -238,7 +239,7 @@ class Torchdiffeq:
 Solver = Adaptive | FixedStep | Adams | Scipy | Torchdiffeq
 
 
-def resolve_solver(solver: Solver | str, **overrides: Any) -> Solver:
+def resolve_solver(solver: Solver | Method | str, **overrides: Any) -> Solver:
     """A solver from its name, with some of its settings replaced.
 
     Raises:
@@ -254,6 +255,9 @@ def resolve_solver(solver: Solver | str, **overrides: Any) -> Solver:
             solver = Adams(solver)
         else:
             solver = Scipy() if solver == "scipy_solver" else Torchdiffeq()
+    elif not isinstance(solver, Solver) and hasattr(solver, "control_order"):  # a method with settings of its own
+        adaptive = solver.adaptive and not {"steps", "step_size"} & set(overrides)
+        solver = Adaptive(solver) if adaptive else FixedStep(solver)
     if not isinstance(solver, Solver):
         raise InputError(f"solver must be a name or one of odenets.solvers' solvers, got {type(solver).__name__}.")
     names = [f.name for f in dataclasses.fields(solver)]
@@ -284,6 +288,18 @@ def tolerance(name: str, value: Tolerance, layout: StateLayout, y0: Tensor) -> f
     dtype = torch.empty((), dtype=y0.dtype).abs().dtype
     leaves = [torch.as_tensor(x, dtype=dtype, device=y0.device).expand(n) for x, n in zip(parts, layout.sizes)]
     return torch.cat(leaves)
+
+
+def method_of(method: Method | str) -> Method:
+    """A one-step method by its name."""
+    return ONE_STEP[method] if isinstance(method, str) else method
+
+
+def _check_method(method: Any, known: tuple[str, ...], what: str) -> None:
+    if not hasattr(method, "control_order"):
+        _check_name(method, known, what)
+    elif what == "Adaptive" and not method.adaptive:
+        raise InputError(f"Adaptive needs a method that estimates its error, {method.name!r} does not: use FixedStep.")
 
 
 def _check_name(name: str, known: tuple[str, ...], what: str) -> None:

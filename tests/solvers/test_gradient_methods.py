@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from odenets import solve
 from odenets.solvers import GRADIENTS, Adams, InputError
+from odenets.solvers import Reversible as Coupled
 from odenets.solvers.gradients import DiscreteAdjoint, Gradient, Recursive
+from odenets.solvers.methods.alf import AsynchronousLeapfrog
 
 F64 = torch.float64
 EXACT: dict[str, Gradient | str] = {
@@ -27,6 +29,14 @@ EXACT: dict[str, Gradient | str] = {
     "discrete_adjoint, 3 slots": DiscreteAdjoint(slots=3),
 }
 every_method = pytest.mark.parametrize("gradient", EXACT.values(), ids=EXACT)
+SCHEMES = {
+    "reversible_heun": "reversible_heun",
+    "alf": "alf",
+    "alf, damped": AsynchronousLeapfrog(eta=0.9),
+    "rk4": Coupled("rk4", 0.99),
+    "first same as last": Coupled("dopri5", 0.99),
+    "wide": Coupled("midpoint", wide=True),
+}
 TS = torch.tensor([0.0, 0.4, 0.45, 1.1, 1.3], dtype=F64)
 SOLVES = {
     "fixed": {"solver": "rk4", "steps": 13},
@@ -39,6 +49,14 @@ SOLVES = {
     "adaptive with rejections": {"solver": "bosh3", "rtol": 1e-4, "first_step": 1.0},
     "jumps and stops": {"solver": "tsit5", "jump_t": [0.2, 0.7], "step_t": [0.3]},
 }
+
+
+DRAWING = [
+    SOLVES["fixed"],
+    SOLVES["fixed, first same as last, outputs off the grid"],
+    SOLVES["fixed, Hermite between grid points"],
+    {"solver": "bosh3", "rtol": 0.5, "atol": 0.5, "first_step": 1.0},
+]
 
 
 class Field(nn.Module):
@@ -166,9 +184,7 @@ class Dropout(nn.Module):
 
 
 @every_method
-@pytest.mark.parametrize("settings", [SOLVES["fixed"], SOLVES["fixed, first same as last, outputs off the grid"],
-                                      SOLVES["fixed, Hermite between grid points"],
-                                      {"solver": "bosh3", "rtol": 0.5, "atol": 0.5, "first_step": 1.0}], ids=range(4))  # fmt: skip
+@pytest.mark.parametrize("settings", DRAWING, ids=range(4))
 def test_dropout_draws_the_same_masks_again(gradient, settings):
     def run(gradient):
         torch.manual_seed(5)
@@ -270,12 +286,12 @@ def test_backward_statistics(gradient):
 
 @every_method
 def test_an_exception_in_the_field_leaves_nothing_alive(gradient):
-    class Raises(Field):
-        alive: list[weakref.ref] = []
+    alive: list[weakref.ref] = []
 
+    class Raises(Field):
         def forward(self, t, y, rate=1.0):
             if torch.is_grad_enabled():
-                self.alive.append(weakref.ref(y))
+                alive.append(weakref.ref(y))
                 if t < 0.6:
                     raise ArithmeticError("here")
             return super().forward(t, y)
@@ -288,8 +304,8 @@ def test_an_exception_in_the_field_leaves_nothing_alive(gradient):
     assert torch.equal(torch.get_rng_state(), state)
     del ys
     gc.collect()
-    assert field.alive
-    assert not any(ref() is not None for ref in field.alive)
+    assert alive
+    assert not any(ref() is not None for ref in alive)
 
 
 @every_method
@@ -325,7 +341,9 @@ def test_wrong_combinations_fail_before_the_solve(name):
         with pytest.raises(InputError, match=said):
             solve(never, torch.ones(2, 2), (0.0, 1.0), gradient=name, params=(), **wrong)
     with pytest.raises(InputError, match="params="):
-        solve(never, torch.ones(2), (0.0, 1.0), gradient=name)
+        solve(
+            never, torch.ones(2), (0.0, 1.0), gradient=name, solver="reversible_heun" if name == "reversible" else "rk4"
+        )
 
 
 def test_unknown_gradients_are_named_with_the_nearest():
@@ -333,3 +351,58 @@ def test_unknown_gradients_are_named_with_the_nearest():
         solve(Field(), start(), TS, gradient="checkpont")
     with pytest.raises(InputError, match="slots must be at least 1"):
         Recursive(slots=0)
+
+
+# Reversible schemes: the same tests against autograd of the same coupled scheme
+
+every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+
+
+@every_scheme
+@pytest.mark.parametrize("gradient", ["reversible", "recursive"])
+@pytest.mark.parametrize("ts", [TS, TS.flip(0)], ids=["forward", "backward in time"])
+@pytest.mark.parametrize("grid", [{"steps": 13}, {"step_size": 0.05}], ids=["off the grid", "on the grid"])
+def test_gradient_of_a_reversible_scheme(scheme, gradient, ts, grid):
+    for times in (True, False):
+        found, spare = results(gradient, ts, times, solver=scheme, **grid)
+        assert_same(found, results("autograd", ts, times, solver=scheme, **grid)[0])
+        assert torch.equal(spare, torch.zeros(2, dtype=F64))
+
+
+@pytest.mark.parametrize("scheme", ["reversible_heun", Coupled("dopri5", 0.99), Coupled("adaptive_heun")], ids=range(3))
+def test_gradient_of_a_reversible_scheme_with_adaptive_steps(scheme):
+    settings = {"solver": scheme, "rtol": 1e-3, "atol": 1e-4, "first_step": 1.0}
+    assert_same(results("reversible", **settings)[0], results("autograd", **settings)[0])
+
+
+@every_scheme
+def test_dropout_and_trees_in_a_reversible_scheme(scheme):
+    def run(gradient):
+        torch.manual_seed(5)
+        field, x, y = Dropout(), start(), start()
+        ys = solve(lambda t, s: (field(t, s[1]), -s[0]), (x, y), TS, gradient=gradient, solver=scheme, steps=7,
+                   params=tuple(field.parameters())).ys  # fmt: skip
+        (weighted(ys[0]) + ys[1].square().sum()).backward()
+        return [x.grad, y.grad, field.inner.w.grad]
+
+    assert_same(run("reversible"), run("autograd"))
+
+
+@pytest.mark.parametrize("scheme", ["reversible_heun", "alf", Coupled("midpoint", 0.999)], ids=range(3))
+def test_a_thousand_reversible_steps_agree_with_autograd(scheme):
+    ts = torch.tensor([0.0, 10.0], dtype=F64)
+    settings = {"solver": scheme, "steps": 1000, "times": False}
+    assert_same(results("reversible", ts, **settings)[0], results("autograd", ts, **settings)[0], 1e-10)
+
+
+def test_only_reversible_methods_can_be_stepped_back():
+    with pytest.raises(InputError, match="needs a method that can be stepped back, got 'rk4'"):
+        solve(Field(), start(), TS, solver="rk4", gradient="reversible")
+    with pytest.raises(InputError, match="leave out per_sample"):
+        solve(Field(), start()[None], TS, solver="reversible_heun", per_sample=True)
+    with pytest.raises(InputError, match="coupling"):
+        Coupled("rk4", coupling=0.0)
+    with pytest.raises(InputError, match="explicit Runge-Kutta methods"):
+        Coupled("rodas5p")
+    with pytest.raises(InputError, match="eta"):
+        AsynchronousLeapfrog(eta=0.5)

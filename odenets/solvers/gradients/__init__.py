@@ -15,9 +15,10 @@ from .base import Gradient, SolveProblem
 from .checkpoint import Checkpoint
 from .discrete_adjoint import DiscreteAdjoint
 from .recursive import Recursive
+from .reversible import Reversible
 
 GRADIENTS: dict[str, type[Gradient]] = {
-    method.name: method for method in (Autograd, Checkpoint, Recursive, DiscreteAdjoint, Adjoint)
+    method.name: method for method in (Autograd, Checkpoint, Recursive, DiscreteAdjoint, Reversible, Adjoint)
 }
 
 
@@ -41,6 +42,7 @@ __all__ = [
     "DiscreteAdjoint",
     "Gradient",
     "Recursive",
+    "Reversible",
     "SolveProblem",
     "adjoint_solve",
     "resolve_gradient",

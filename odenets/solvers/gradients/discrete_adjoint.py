@@ -1,15 +1,15 @@
 """The adjoint of a Runge-Kutta step, stage by stage: exact, with the graph of one stage at a time.
 
-For stages k_i = f(t_i, Y_i), Y_i = y + h sum_j a_ij k_j, with J_i the Jacobian of f at Y_i and lambda the gradient of the
-new state,
+For stages k_i = f(t_i, Y_i), Y_i = y + h sum_j a_ij k_j, with J_i the Jacobian of f at Y_i and lambda the gradient of
+the new state,
 
     u_i = h b_i lambda + h sum_j a_ji g_j,   g_i = J_i^T u_i   (last stage first),
     gradient of y: lambda + sum_i g_i,   of theta: sum_i (df_i/dtheta)^T u_i,
     of h: sum_i b_i lambda^T k_i + sum_ij a_ij g_i^T k_j.
 
-It is the step's transpose written with weights u_i, so that nothing is divided by b_i, as it is in the usual partitioned
-form: Sanz-Serna, "Symplectic Runge-Kutta schemes for adjoint equations" (SIAM Review 58, 2016), section 3; Matsubara,
-Miyatake, Yaguchi, "Symplectic adjoint method" (NeurIPS 2021, arXiv:2102.09750).
+It is the step's transpose written with weights u_i, so that nothing is divided by b_i, as it is in the usual
+partitioned form: Sanz-Serna, "Symplectic Runge-Kutta schemes for adjoint equations" (SIAM Review 58, 2016),
+section 3; Matsubara, Miyatake, Yaguchi, "Symplectic adjoint method" (NeurIPS 2021, arXiv:2102.09750).
 """
 
 from __future__ import annotations

@@ -74,10 +74,12 @@ class _Run:
         replay = Replay(self.problem, recording, gathered, grad_ys)
         calls = recording.field.nfe
         grads = tuple(torch.zeros_like(x) for x in recording.last)
-        with undisturbed(self.problem):
-            grads = self.sweep.run(replay, grads)
-            grad_ts = timeline(self.problem, recording, gathered)
-        recording.bound.jumped()  # what the last step left behind may hold a graph
+        try:
+            with undisturbed(self.problem):
+                grads = self.sweep.run(replay, grads)
+                grad_ts = timeline(self.problem, recording, gathered)
+        finally:
+            recording.bound.jumped()  # what the last step left behind may hold a graph
         self.stats.nfe_backward = recording.field.nfe - calls
         # only y: the method's memory starts from y itself
         return grad_ts, grads[0] + grad_ys[0], gathered.finished()

@@ -33,6 +33,7 @@ class StepRecord:
         times: of the method's nodes [s], in the field's time precision.
         h: signed size.
         random: before the step's first evaluation.
+        calls: random states before each of the trial's evaluations; empty where they are all the same.
         random_first: before f at the start was evaluated, where that happened earlier (in the step before).
         inside: the output times in this step.
         shape: the step itself without its tensors, where outputs lie inside; None elsewhere.
@@ -44,6 +45,7 @@ class StepRecord:
     h: float
     random: RandomState
     random_first: RandomState | None
+    calls: list[RandomState]
     inside: slice = field(default_factory=lambda: slice(0, 0))
     shape: Step | None = None
     end: tuple[Tensor, RandomState] | None = None
@@ -57,6 +59,7 @@ class RecordedField(FlatField):
         super().__init__(flat.func, flat.layout, flat.args)
         self.device = device
         self.recording = True
+        self.calls: list[RandomState] = []
         self.drawn = WeakTensorKeyDictionary()
         self.latest = RandomState.capture(device)
         self.time: Tensor | None = None
@@ -69,6 +72,7 @@ class RecordedField(FlatField):
         if not self.recording:
             return super().__call__(t, y)
         before = self.now()
+        self.calls.append(before)
         value = super().__call__(t, y)
         self.drawn[value] = before
         self.time = t
@@ -97,8 +101,10 @@ class _Recorder(BoundMethod):
             return f
 
         start, state = self.field.now(), (y, *self.bound.memory())
+        self.field.calls = []
         trial = self.bound.trial(times, h, y, first, with_error)
-        self.pending = StepRecord(torch.stack(tuple(times)), h, start, random_first), state
+        calls = [*self.field.calls] if any(call is not start for call in self.field.calls) else []
+        self.pending = StepRecord(torch.stack(tuple(times)), h, start, random_first, calls), state
         return trial
 
     @property

@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-
 from ..errors import InputError
 from ..fixed import FixedIntegrator
 from .base import SolveProblem

@@ -190,12 +190,15 @@ class StepTimes:
                 gathered.ts[self.inside] += outputs
 
 
-def gradients(roots: Sequence[Tensor], inputs: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+def gradients(
+    roots: Sequence[Tensor], inputs: Sequence[Tensor], values: Sequence[Tensor], retain_graph: bool = False
+) -> tuple[Tensor | None, ...]:
     """sum_i values_i^T d roots_i / d inputs, None where nothing is reached."""
     pairs = [(x, g) for x, g in zip(roots, values) if x.requires_grad]
     if not pairs or not inputs:
         return (None,) * len(inputs)
-    return torch.autograd.grad([x for x, _ in pairs], inputs, [g for _, g in pairs], allow_unused=True)
+    roots, values = [x for x, _ in pairs], [g for _, g in pairs]
+    return torch.autograd.grad(roots, inputs, values, retain_graph=retain_graph, allow_unused=True)
 
 
 def timeline(problem: SolveProblem, recording: Recording, gathered: Gathered) -> Tensor | None:

@@ -1,0 +1,107 @@
+"""Algebraically reversible one-step methods: the state travels with a second quantity, and both can be stepped back.
+
+A step evaluates the field at a few points and is affine in everything else, so that going back evaluates the field at
+the same points. The pair lives in the bound method, which returns its first part as the state; the loops around it
+do not know of the second. Gradients need no stored states (`gradients/reversible.py`).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .one_step import Accuracy, BoundMethod
+from .step import Field, StepSize, Trial
+
+Pair = tuple[Tensor, ...]
+Evaluate = Callable[[int, Tensor], Tensor]
+_WIDE = {torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.float32: torch.float64,
+         torch.complex32: torch.complex128, torch.complex64: torch.complex128}  # fmt: skip
+
+
+class BoundReversible(BoundMethod):
+    """A reversible method on a field.
+
+    Args:
+        field: f(t, y).
+        wide: keep the pair in double precision; the field is evaluated in the state's.
+
+    Attributes:
+        evaluations: how many times a step calls `evaluate`.
+        calls: calls of the field in each of them.
+    """
+
+    evaluations: int
+    calls: int = 1
+
+    def __init__(self, field: Field, wide: bool) -> None:
+        self.field, self.wide = field, wide
+        self.pair: Pair | None = None
+        self.pending: Pair | None = None
+
+    @abstractmethod
+    def begin(self, y: Tensor, derivative: Callable[[], Tensor]) -> Pair:
+        """The pair that a solve starts with at y [*state]."""
+
+    @abstractmethod
+    def evaluate(self, i: int, times: Sequence[Tensor], h: StepSize, x: Tensor) -> Tensor:
+        """The i-th evaluation of a step, at the point x."""
+
+    @abstractmethod
+    def forth(self, h: Tensor | float, pair: Pair, evaluate: Evaluate) -> Pair:
+        """The step, affine but for `evaluate(i, x)`, called for i = 0, 1, ..."""
+
+    @abstractmethod
+    def back(self, h: float, pair: Pair, evaluate: Evaluate, before: Callable[[Tensor], Tensor]) -> Pair:
+        """Its inverse, which evaluates at the same points; `before(x)` is the last evaluation of the step before."""
+
+    @abstractmethod
+    def trial_of(self, before: Pair, after: Pair, h: StepSize) -> Trial:
+        """Stages and error estimate for a step just taken by `forth`."""
+
+    def trial(
+        self, times: Sequence[Tensor], h: StepSize, y: Tensor, derivative: Callable[[], Tensor], with_error: bool = True
+    ) -> Trial:
+        pair = self.begin(self.widened(y), derivative) if self.pair is None else self.pair
+        self.with_error, self.dtype = with_error, y.dtype
+        self.pending = self.forth(over_pair(h, pair), pair, lambda i, x: self.evaluate(i, times, h, x))
+        trial = self.trial_of(pair, self.pending, h)
+        error = None if trial.error is None else trial.error.to(y.dtype)
+        return Trial(self.pending[0].to(y.dtype), error, [stage.to(y.dtype) for stage in trial.stages])
+
+    def accepted(self) -> None:
+        self.pair = self.pending
+
+    def jumped(self) -> None:
+        self.pair = self.pending = None
+
+    def memory(self) -> Pair:
+        return () if self.pair is None else self.pair
+
+    def restore(self, memory: Pair) -> None:
+        self.pair, self.pending = memory or None, None
+
+    def widened(self, y: Tensor) -> Tensor:
+        return y.to(_WIDE.get(y.dtype, y.dtype)) if self.wide else y
+
+    def slope(self, time: Tensor, x: Tensor) -> Tensor:
+        """f in the state's precision, returned in the pair's."""
+        return self.field(time, x.to(self.dtype)).to(x.dtype)
+
+    dtype: torch.dtype
+    with_error: bool
+
+
+def over_pair(h: StepSize, pair: Pair) -> StepSize:
+    """h in the pair's (real) precision."""
+    return h.to(pair[0].real.dtype) if isinstance(h, Tensor) else h
+
+
+def require_one_clock(name: str, accuracy: Accuracy) -> None:
+    """Raise InputError for a clock per sample: a step is taken or refused for the pair as a whole."""
+    if accuracy.per_sample:
+        raise InputError(f"{name} carries a second state and has one step size for the batch: leave out per_sample.")

@@ -7,7 +7,16 @@ from odenets.fields.conv import Conv
 from odenets.fields.mlp import MLP
 from odenets.fields.rotary_attention import RotaryAttention
 from odenets.fields.swiglu import SwiGLU
-from odenets.fields.systems import Brusselator, Kepler, Lorenz, LotkaVolterra, Pendulum, Robertson, VanDerPol
+from odenets.fields.systems import (
+    Brusselator,
+    HenonHeiles,
+    Kepler,
+    Lorenz,
+    LotkaVolterra,
+    Pendulum,
+    Robertson,
+    VanDerPol,
+)
 from odenets.fields.varying import TimeVarying
 
 __all__ = [
@@ -17,6 +26,7 @@ __all__ = [
     "Brusselator",
     "Combined",
     "Conv",
+    "HenonHeiles",
     "Kepler",
     "Lorenz",
     "LotkaVolterra",

@@ -15,6 +15,8 @@ from .events import Event, EventRecord
 from .gradients import GRADIENTS, Gradient, resolve_gradient
 from .mass_matrix import MassMatrix, consistent_start
 from .methods import TABLEAUS, Reversible
+from .semilinear_field import SemilinearField
+from .separable_field import SeparableField, SeparableHamiltonian
 from .solution import Solution, Stats
 from .solve import solve
 from .solver import METHODS, Adams, Adaptive, FixedStep, Scipy, Solver, Torchdiffeq, resolve_solver
@@ -37,6 +39,9 @@ __all__ = [
     "PIDController",
     "Reversible",
     "Scipy",
+    "SemilinearField",
+    "SeparableField",
+    "SeparableHamiltonian",
     "Solution",
     "SolveError",
     "Solver",

@@ -51,6 +51,10 @@ class FlatField:
             value = self._expanded(value, y)
         return value if value.dtype == y.dtype else value.to(y.dtype)
 
+    def part(self, func: Callable[..., Any]) -> FlatField:
+        """A part of the vector field on the same states; its calls count as calls of this one."""
+        return _Part(func, self)
+
     def _flat_value(self, value: Any, y: Tensor) -> Tensor:
         leaves = self.layout.leaves(value, "the vector field's value")
         lead = y.shape[:-1]
@@ -70,3 +74,13 @@ class FlatField:
             raise InputError(
                 f"the vector field must return the shape of the state {tuple(like.shape)}, got {tuple(value.shape)}."
             ) from None
+
+
+class _Part(FlatField):
+    def __init__(self, func: Callable[..., Any], whole: FlatField) -> None:
+        super().__init__(func, whole.layout, whole.args)
+        self.whole = whole
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        self.whole.nfe += 1
+        return self.evaluate(t, y)

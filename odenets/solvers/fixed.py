@@ -161,9 +161,8 @@ class FixedIntegrator(Integrator):
         self.t, self.now = self.grid[n + 1], self.points[n + 1]
         self.accepted += 1
         exact = isinstance(h, Tensor) and (self._grid_is_ts or n + 2 == len(self.points))
-        return Step(
-            t0, self.points[n], self.now, h, y0, y1, stages, coefficients, self._derivative, ends_at_output=exact
-        )  # fmt: skip
+        step = Step(t0, self.points[n], self.now, h, y0, y1, stages, coefficients, self._derivative, exact)
+        return self.bound.dense_output(step)
 
     def _advance(self, times: tuple[Tensor, ...], h: StepSize, n: int):
         """New state, stages and interpolation coefficients of the n-th step; None where it failed."""
@@ -176,6 +175,8 @@ class FixedIntegrator(Integrator):
             self.fail(Status.NONLINEAR, f"the step {where} could not be computed: {self.bound.cause}.")
             return None
         self.bound.accepted()
+        if self.perturb:
+            self.bound.jumped()  # the next step sees the field from the other side
         self.f = trial.stages[-1] if self.method.fsal and not self.perturb else None
         return trial.y1, trial.stages, self.coefficients
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from .integrator import Step
 from .norms import Norm, rms_norm
 from .step import Field, StepSize, Trial, runge_kutta_step
 from .tableau import ButcherTableau
@@ -67,6 +68,10 @@ class BoundMethod(ABC):
     def restore(self, memory: tuple[Tensor, ...]) -> None:
         """Go on from a state that was reached with this memory."""
         self.jumped()
+
+    def dense_output(self, step: Step) -> Step:
+        """The accepted step with the method's dense output: the polynomial over its stages that it comes with."""
+        return step
 
 
 class Method(Protocol):

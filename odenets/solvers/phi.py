@@ -73,19 +73,20 @@ def phi_matrices(m: Tensor, count: int, norm: float | None = None) -> list[Tenso
     doublings = max(0, math.frexp(norm)[1] + 1)  # 2^(e-1) <= norm < 2^e
     z = m * 0.5**doublings
     eye = torch.eye(m.shape[-1], dtype=m.dtype, device=m.device)
-    functions = [_taylor(z, eye, count)]
-    for k in range(count - 1, -1, -1):
+    functions = [_taylor(z, eye, count)]  # phi_1 .. phi_count
+    for k in range(count - 1, 0, -1):
         functions.insert(0, z @ functions[0] + eye / math.factorial(k))
+    growth = z @ functions[0]  # e^z - 1: squaring e^z itself would lose the slow modes beside fast ones
     for _ in range(doublings):
-        exponential = functions[0]
-        doubled = [exponential @ exponential]
+        doubled = []
         for k in range(1, count + 1):
-            total = exponential @ functions[k]
+            total = growth @ functions[k - 1] + functions[k - 1]
             for j in range(1, k + 1):
-                total = total + functions[j] / math.factorial(k - j)
+                total = total + functions[j - 1] / math.factorial(k - j)
             doubled.append(total * 0.5**k)
         functions = doubled
-    return functions
+        growth = growth @ growth + 2 * growth
+    return [eye + growth, *functions]
 
 
 def _taylor(z: Tensor, eye: Tensor, index: int) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from odenets.fields import Brusselator, Kepler, Lorenz, LotkaVolterra, Pendulum, Robertson, VanDerPol
+from odenets.fields import Brusselator, HenonHeiles, Kepler, Lorenz, LotkaVolterra, Pendulum, Robertson, VanDerPol
 from odenets.fields.systems import System
 
 
@@ -32,6 +32,10 @@ SYSTEMS: dict[str, tuple[Callable[..., System], Callable[..., tuple]]] = {
         lambda t, a, w: (w, -9.81 / 2 * np.sin(a) - 0.3 * w + 1.2 * np.cos(0.8 * t)),
     ),
     "kepler": (lambda **k: Kepler(0.9, **k), kepler),
+    "henon_heiles": (
+        lambda **k: HenonHeiles(0.8, **k),
+        lambda t, x, y, u, v: (u, v, -x - 1.6 * x * y, -y - 0.8 * (x**2 - y**2)),
+    ),
     "brusselator": (
         lambda **k: Brusselator(1.2, 2.9, **k),
         lambda t, x, y: (1.2 + x**2 * y - 3.9 * x, 2.9 * x - x**2 * y),
@@ -68,6 +72,7 @@ def test_the_right_hand_side_equals_the_formula(name, dtype, tolerance, learnabl
         (LotkaVolterra(learnable=True), "invariant"),
         (Pendulum(9.81, 2.0), "energy"),
         (Kepler(0.9), "energy"),
+        (HenonHeiles(0.8), "energy"),
         (Kepler(0.9), "angular_momentum"),
         (Robertson(), "total"),
     ],
@@ -129,3 +134,18 @@ def test_wrong_input_is_an_error_that_says_what_came_and_what_is_expected():
         Kepler()(0.0, torch.zeros(4, 3))
     with pytest.raises(ValueError, match=r"alpha must be > 0 to be learned .*got -1"):
         LotkaVolterra(alpha=-1.0, learnable=True)
+
+
+@pytest.mark.parametrize(
+    "system", [Kepler(0.9), HenonHeiles(0.8), Pendulum(9.81, 2.0, drive=1.2, drive_frequency=0.8)], ids=repr
+)
+def test_drift_and_kick_are_the_halves_of_the_field(system):
+    x = states(system.dim, 3, 4)
+    q, p = x.chunk(2, -1)
+    t = torch.tensor(0.7, dtype=torch.float64)
+    assert torch.allclose(torch.cat([system.drift(t, p), system.kick(t, q)], -1), system(t, x), rtol=1e-14, atol=0)
+
+
+def test_a_damped_pendulum_has_no_kick():
+    with pytest.raises(ValueError, match="damping=0"):
+        Pendulum(damping=0.1).kick(0.0, torch.ones(1))

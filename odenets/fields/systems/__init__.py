@@ -2,6 +2,7 @@
 
 from odenets.fields.systems.base import Coefficient, System
 from odenets.fields.systems.brusselator import Brusselator
+from odenets.fields.systems.henon_heiles import HenonHeiles
 from odenets.fields.systems.kepler import Kepler
 from odenets.fields.systems.lorenz import Lorenz
 from odenets.fields.systems.lotka_volterra import LotkaVolterra
@@ -12,6 +13,7 @@ from odenets.fields.systems.van_der_pol import VanDerPol
 __all__ = [
     "Brusselator",
     "Coefficient",
+    "HenonHeiles",
     "Kepler",
     "Lorenz",
     "LotkaVolterra",

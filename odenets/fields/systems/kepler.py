@@ -28,6 +28,15 @@ class Kepler(System):
         pull = -self.mu() / (squared * squared.sqrt())
         return vx, vy, pull * qx, pull * qy
 
+    def drift(self, t: Tensor | float, v: Tensor) -> Tensor:
+        """q' = v for v [..., 2]: with `kick` what symplectic methods take."""
+        return v
+
+    def kick(self, t: Tensor | float, q: Tensor) -> Tensor:
+        """v' for q [..., 2]."""
+        squared = (q * q).sum(-1)
+        return (-self.mu() / (squared * squared.sqrt())).unsqueeze(-1) * q
+
     def energy(self, x: Tensor) -> Tensor:
         """`H = |v|^2 / 2 - mu / |q|` [...] (per mass) for x [..., 4]; constant along solutions, negative when bound."""
         qx, qy, vx, vy = self.split(x)

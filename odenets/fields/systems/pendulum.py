@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from odenets.fields.systems.base import Coefficient, System
+from odenets.fields.time import expand_time
 
 
 class Pendulum(System):
@@ -42,6 +43,21 @@ class Pendulum(System):
         theta, omega = x
         force = self.drive() * torch.cos(self.drive_frequency() * t).to(theta.dtype)
         return omega, -(self.gravity() / self.length()) * theta.sin() - self.damping() * omega + force
+
+    def drift(self, t: Tensor | float, omega: Tensor) -> Tensor:
+        """theta' = omega for omega [..., 1]: with `kick` what symplectic methods take."""
+        return omega
+
+    def kick(self, t: Tensor | float, theta: Tensor) -> Tensor:
+        """omega' for theta [..., 1], without damping.
+
+        Raises:
+            ValueError: the damping is not fixed to the number 0; it acts on omega, which a kick does not see.
+        """
+        if isinstance(self.damping.value, Tensor) or self.damping.value != 0:
+            raise ValueError("a damped pendulum is not separable: symplectic methods need damping=0, not learnable")
+        angle = theta.squeeze(-1)
+        return self.rhs(expand_time(t, angle), (angle, torch.zeros_like(angle)))[1].unsqueeze(-1)
 
     def energy(self, x: Tensor) -> Tensor:
         """`H = omega^2 / 2 + (gravity/length) (1 - cos theta)` [...] in 1/s^2 (energy per mass and length squared), for

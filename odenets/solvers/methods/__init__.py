@@ -12,6 +12,7 @@ from .bosh3 import BOSH3
 from .coupled import Coupled
 from .dopri5 import DOPRI5
 from .dopri8 import DOPRI8
+from .etd import ETD1, ETDRK2, ETDRK4, HOCHOST4
 from .euler import EULER
 from .fehlberg2 import FEHLBERG2
 from .heun2 import HEUN2
@@ -21,6 +22,7 @@ from .ralston import RALSTON
 from .reversible_heun import ReversibleHeun
 from .rk4 import RK4, RK4_38
 from .rodas5p import RODAS5P
+from .symplectic import LEAPFROG, SYMPLECTIC_EULER, SYMPLECTIC_EULER_DRIFT, YOSHIDA4, YOSHIDA6
 from .tsit5 import TSIT5
 
 TABLEAUS: dict[str, ButcherTableau] = {
@@ -42,11 +44,14 @@ TABLEAUS: dict[str, ButcherTableau] = {
     )
 }
 
+EXPONENTIAL = (ETD1, ETDRK2, ETDRK4, HOCHOST4)
+SYMPLECTIC = (SYMPLECTIC_EULER, SYMPLECTIC_EULER_DRIFT, LEAPFROG, YOSHIDA4, YOSHIDA6)
 ONE_STEP: dict[str, Method] = {
     **TABLEAUS,
     RODAS5P.name: RODAS5P,
     ReversibleHeun.name: ReversibleHeun(),
     AsynchronousLeapfrog.name: AsynchronousLeapfrog(),
+    **{method.name: method for method in (*EXPONENTIAL, *SYMPLECTIC)},
 }
 
 

@@ -5,6 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from odenets.solvers import METHODS
+from odenets.solvers.methods import ONE_STEP
+from odenets.solvers.structured import StructuredMethod
+
+# methods that integrate any field; the others have tests of their own
+ANY_FIELD = [name for name in METHODS if not isinstance(ONE_STEP.get(name), StructuredMethod)]
+
 
 def coupled(t: Tensor, y: Tensor) -> Tensor:
     """y1' = y1^2 cos t, y2' = y1 y2 (2 - sin t) cos t; from (1/2, 1) at t = 0 the solution is `coupled_exact`.

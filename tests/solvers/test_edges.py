@@ -13,13 +13,13 @@ import torchdiffeq
 from torch import nn
 
 from odenets import odeint, odeint_adjoint, odeint_dense, odeint_event, solve
-from odenets.solvers import METHODS, TABLEAUS, InputError, SolveError, Status
+from odenets.solvers import TABLEAUS, InputError, SolveError, Status
 
-from .fields import COUPLED_START, coupled, coupled_exact
+from .fields import ANY_FIELD, COUPLED_START, coupled, coupled_exact
 
 F64 = torch.float64
 ONE = torch.ones(1, dtype=F64)
-STEPPING = [name for name in METHODS if name not in ("scipy_solver", "torchdiffeq")]
+STEPPING = [name for name in ANY_FIELD if name not in ("scipy_solver", "torchdiffeq")]
 
 
 def decay(t, y):

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from odenets import odeint, odeint_adjoint, solve
-from odenets.solvers import METHODS, TABLEAUS, SolveError
+from .fields import ANY_FIELD
+from odenets.solvers import TABLEAUS, SolveError
 
 F64 = torch.float64
-DIFFERENTIABLE = [name for name in METHODS if name != "scipy_solver"]
+DIFFERENTIABLE = [name for name in ANY_FIELD if name != "scipy_solver"]
 
 
 class Field(nn.Module):

@@ -37,10 +37,10 @@ def golub_kahan(apply: Product, transpose: Product, start: Tensor, steps: int) -
     for step in range(steps):
         alpha = _extend(left, product)
         alphas.append(alpha)
-        beta = _extend(right, transpose(left[-1]) - alpha[:, None] * right[-1], alpha)
+        beta = _extend(right, transpose(left[-1]), alpha)
         betas.append(beta)
         if step < steps - 1:
-            product = apply(right[-1]) - beta[:, None] * left[-1]
+            product = apply(right[-1])
     b = torch.diag_embed(torch.stack(alphas, 1))
     if steps > 1:
         b = b + torch.diag_embed(torch.stack(betas[:-1], 1), offset=1)

@@ -115,6 +115,10 @@ def test_the_sinkhorn_step_does_not_scale_with_h():
     jacobian = torch.autograd.functional.jacobian(lambda y: stack.block(0)(0.0, y, 0.25).sum(0), state)
     expected = torch.linalg.eigvals(jacobian.movedim(2, 0).reshape(2, 12, 12)) - 1
     assert layer.z[0].real.sort().values.tolist() == pytest.approx(expected[0].real.sort().values.tolist(), abs=1e-8)
+    mixing = torch.linalg.eigvals(stack.block(0).step_matrix(0.0, state)) - 1
+    assert layer.linear.real.sort(1).values[0].tolist() == pytest.approx(
+        mixing.real.sort(1).values[0].tolist(), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("solver", [FixedStep("rk4", steps=2), "dopri5"])

@@ -26,6 +26,7 @@ class Column:
     unit: str = ""
     scale: float = 1.0
     help: str = ""
+    cost: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def _measure(key: str) -> Column:
         better(key),
         "%" if percent else "",
         100.0 if percent else 1.0,
+        cost=False,
     )
 
 
@@ -150,16 +152,23 @@ def _text(values: Sequence[float], column: Column) -> str:
     scaled = [value * column.scale for value in values]
     mean = statistics.fmean(scaled)
     spread = statistics.stdev(scaled) if len(scaled) > 1 else 0.0
+    if column.cost and spread < 0.01 * abs(mean):
+        spread = 0.0  # a count or a clock: its third digit decides nothing
     text = number(mean, spread)
     unit = f" {column.unit}" if column.unit else ""
-    return f"{text} ± {spread:.2g}{unit}" if spread else f"{text}{unit}"
+    return f"{text} ± {_two_digits(spread)}{unit}" if spread else f"{text}{unit}"
+
+
+def _two_digits(spread: float) -> str:
+    return f"{spread:.0e}" if spread < 1e-3 else f"{spread:.2g}" if spread < 100 else f"{spread:,.0f}"
 
 
 def number(value: float, spread: float = 0.0) -> str:
-    """As many digits as the spread leaves meaning, four without one; counts with separators."""
+    """As many digits as the spread leaves meaning, three or four without one; whole numbers with separators."""
     if value == round(value) and not spread:
         return f"{value:,.0f}"
-    if spread and value:
-        digits = max(0, 1 - math.floor(math.log10(spread)))
-        return f"{value:.{min(digits, 6)}f}" if digits < 7 else f"{value:.3g}"
-    return f"{value:.4g}"
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.1e}"
+    if spread:
+        return f"{value:,.{min(6, max(0, 1 - math.floor(math.log10(spread))))}f}"
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"

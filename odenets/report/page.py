@@ -1,0 +1,173 @@
+"""The page of a comparison: what the template is filled with. No network, no scripts, no clock: the folder decides."""
+
+from dataclasses import dataclass, field
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from odenets.report import figures
+from odenets.report.curves import label
+from odenets.report.figures import Shown
+from odenets.report.runs import Comparison, Row, Run
+from odenets.report.svg import Styles
+from odenets.report.verdict import Cell, Column, cells, columns, target_of
+
+
+@dataclass
+class Section:
+    """One part of the page: figures, or a table whose first line is its head, or both."""
+
+    id: str
+    title: str
+    figures: list[Shown] = field(default_factory=list)
+    text: str = ""
+    table: list[list[str]] = field(default_factory=list)
+
+
+def render(comparison: Comparison) -> str:
+    """The whole page as one HTML document."""
+    styles = Styles([row.choice for row in comparison.rows])
+    shown = columns(comparison)
+    body = [cells(comparison, column) for column in shown]
+    environment = Environment(
+        loader=PackageLoader("odenets.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("comparison.html.j2").render(
+        title=comparison.title,
+        summary=summary(comparison),
+        terms=comparison.terms["text"],
+        counts=counts(comparison),
+        machine=machine(comparison),
+        sections=sections(comparison, styles),
+        columns=shown,
+        legend_of_marks=marks(comparison),
+        notes=[note for row in comparison.rows for note in notes(row)],
+        failures=failures(comparison),
+        command=" ".join(comparison.command),
+        rows=[_row(comparison, i, [line[i] for line in body], shown, styles) for i in range(len(comparison.rows))],
+    )
+
+
+def sections(comparison: Comparison, styles: Styles) -> list[Section]:
+    """What is to be shown of this comparison, in the order of reading."""
+    found = [
+        Section("trade-offs", "Quality and cost", figures.trade_offs(comparison, styles)),
+        Section("training", "Training curves", figures.training_curves(comparison, styles)),
+        Section("dynamics", "Phase portraits", figures.portraits(comparison, styles)),
+    ]
+    return [section for section in found if section.figures or section.table]
+
+
+def _row(comparison: Comparison, i: int, line: list[Cell], shown: list[Column], styles: Styles) -> dict:
+    row = comparison.rows[i]
+    return {
+        "name": row.name,
+        "state": state(row),
+        "swatch": Markup(styles.swatch(i)),  # our own drawing
+        "cells": [Cell(c.values, c.text.removesuffix(f" {column.unit}"), c.mark) for c, column in zip(line, shown)],
+        "notes": notes(row),
+        "runs": [
+            {"seed": run.seed, "about": about(run), "command": command(run), "config": run.config} for run in row.runs
+        ],
+    }
+
+
+def state(row: Row) -> str:
+    """How many of the row's runs have no result; empty where all have."""
+    numbers = {word: sum(run.status == word for run in row.runs) for word in ("failed", "missing")}
+    return ", ".join(f"{count} of {len(row.runs)} {word}" for word, count in numbers.items() if count)
+
+
+def summary(comparison: Comparison) -> str:
+    """The verdict on the first measure of quality in a sentence or two."""
+    if not comparison.measures:
+        return "No run has a result yet."
+    column = columns(comparison)[0]
+    line = cells(comparison, column)
+    best = [i for i, cell in enumerate(line) if cell.mark == "best"]
+    if not best:
+        return f"All configurations reach the same {column.title}."
+    names = " and ".join(comparison.rows[i].name for i in best)
+    text = f"Best {column.title}: {names} with {line[best[0]].text}."
+    if max(len(row.finished) for row in comparison.rows) < 2:
+        return f"{text} With one seed there is no spread to judge differences by: they may be chance."
+    tied = [comparison.rows[i].name for i, cell in enumerate(line) if cell.mark == "tied"]
+    behind = [comparison.rows[i].name for i, cell in enumerate(line) if cell.values and not cell.mark]
+    if tied:
+        text += f" Not told apart from it by these seeds: {', '.join(tied)}."
+    if behind:
+        text += f" Behind it: {', '.join(behind)}."
+    return text
+
+
+def counts(comparison: Comparison) -> str:
+    """How many runs, seeds and results."""
+    runs, done = comparison.runs, sum(run.status == "finished" for run in comparison.runs)
+    seeds = len({run.seed for run in runs})
+    return f"{len(runs)} runs over {seeds} seed{'s' if seeds > 1 else ''}" + (
+        f", {done} with a result" if done < len(runs) else ""
+    )
+
+
+def machine(comparison: Comparison) -> str:
+    """Machines, versions, commits and days that the runs recorded."""
+    known = [run.versions for run in comparison.runs if run.versions]
+    if not known:
+        return ""
+    parts = [
+        [f"{v['machine']['processor']}, {v['machine']['cores']} cores" for v in known],
+        ["; ".join(v["machine"]["gpus"]) for v in known],
+        [f"torch {v['packages']['torch']}" for v in known],
+        [f"commit {v['git'][:12]}{'-dirty' if v['git'].endswith('-dirty') else ''}" for v in known if v["git"]],
+        [v["date"][:10] for v in known],
+    ]
+    return "; ".join(" and ".join(dict.fromkeys(part)) for part in parts if any(part)) + "."
+
+
+def marks(comparison: Comparison) -> str:
+    """What the marks of the verdict table say."""
+    text = "Marked: best of its column."
+    if any(len(row.finished) > 1 for row in comparison.rows):
+        text = "Mean ± standard deviation over seeds. " + text + " ≈: not told apart from it by Welch's test at 95 %."
+    target = target_of(comparison)
+    if target is not None:
+        chosen = "given" if comparison.target is not None else "a level that every run reached"
+        text += f" Steps to target: {label(target[0])} {target[1]:.4g}, {chosen}."
+    return text
+
+
+def notes(row: Row) -> list[str]:
+    """Which combinations the row stands for, and what fair terms changed."""
+    found = []
+    if row.equal:
+        pairs = ("; ".join(" ".join(f"{k}={v}" for k, v in other.items()) for other in row.equal),)
+        found.append(f"{row.name} also stands for {pairs[0]}: the same model, trained once.")
+    if row.changed:
+        made = ", ".join(f"{key}={value}" for key, value in row.changed.items())
+        found.append(f"{row.name} was given {made}.")
+    found += dict.fromkeys(f"{row.name}: {note}" for run in row.runs for note in run.costs.get("notes", ()))
+    return found
+
+
+def failures(comparison: Comparison) -> list[str]:
+    """Every run without a result, and why."""
+    return [
+        f"{row.name}, seed {run.seed}: {run.cause or 'not run yet'}"
+        for row in comparison.rows
+        for run in row.runs
+        if run.status != "finished"
+    ]
+
+
+def about(run: Run) -> str:
+    """A run's result in a line."""
+    if not run.result:
+        return run.cause or "not run yet"
+    measured = ", ".join(f"{label(key)} {value:.6g}" for key, value in run.result["measures"].items())
+    return f"{measured}; {run.result['steps']:,} steps in {run.result['seconds']:.1f} s"
+
+
+def command(run: Run) -> str:
+    """How to repeat one run: its command with a folder of its own choice."""
+    words = [word for word in run.versions.get("command", []) if not word.startswith("run.")]
+    return " ".join(words)

@@ -1,0 +1,138 @@
+"""The report of a comparison: its numbers are those of the folders, and the folders alone make it again."""
+
+import csv
+import json
+import math
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from odenets.errors import UserError
+from odenets.report import terminal
+from odenets.report.comparison import write_report
+from odenets.report.runs import read
+from odenets.report.verdict import Column, cells, columns, differ, number, steps_to, target_of
+
+
+def column(folder: Path, key: str) -> Column:
+    return next(c for c in columns(read(folder)) if c.key == key)
+
+
+def test_the_csv_has_the_numbers_of_the_folders(compared: Path):
+    write_report(compared)
+    with open(compared / "report.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 9
+    for line in lines:
+        run = compared / "runs" / f"{line['configuration'].replace(' ', '-')}-seed-{line['seed']}"
+        if line["status"] == "failed":
+            assert line["cause"] == json.loads((run / "failure.json").read_text())["cause"]
+            assert line["test_accuracy"] == ""
+            continue
+        result, costs = (json.loads((run / f"{name}.json").read_text()) for name in ("result", "costs"))
+        assert math.isclose(float(line["test_accuracy"]), 100 * result["measures"]["test_accuracy"])
+        assert float(line["test_loss"]) == result["measures"]["test_loss"]
+        assert math.isclose(float(line["forward_ms"]), 1e3 * costs["forward_seconds"])
+        assert math.isclose(float(line["peak_mb"]), 1e-6 * costs["peak_bytes"])
+        for key in ("parameters", "spikes", "seconds"):
+            assert float(line[key]) == result[key]
+        assert (float(line["nfe"]), float(line["gradient_error"])) == (costs["nfe"], costs["gradient_error"])
+    assert sum(line["status"] == "failed" for line in lines) == 1
+
+
+def test_page_markdown_and_terminal_show_mean_and_spread_over_seeds(
+    compared: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    page = write_report(compared).read_text()
+    printed = capsys.readouterr().out
+    values = [
+        json.loads((compared / "runs" / f"delta-euler-seed-{seed}" / "result.json").read_text())["measures"]
+        for seed in range(3)
+    ]
+    accuracy = [100 * v["test_accuracy"] for v in values]
+    text = f"{statistics.fmean(accuracy):.2f} ± {statistics.stdev(accuracy):.2g}"
+    assert text == "97.50 ± 0.5"
+    for where in (page, (compared / "report.md").read_text(), printed):
+        assert text in where
+        assert "91.10 ± 0.14" in where  # residual: two of its three seeds
+    assert max(map(len, printed.splitlines())) <= 80 or "report  " in printed
+    table = [line for line in printed.splitlines() if "report  " not in line and "failed:" not in line]
+    assert max(map(len, table)) <= 80
+
+
+def test_the_page_is_the_same_bytes_when_made_again(compared: Path, tmp_path: Path):
+    first = write_report(compared).read_bytes()
+    for name in ("report.html", "report.md", "report.csv"):
+        (compared / name).unlink()
+    assert write_report(str(compared)).read_bytes() == first
+
+
+def test_the_page_is_whole_by_itself_and_escapes_what_it_quotes(compared: Path):
+    page = write_report(compared).read_text()
+    outside = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
+    assert "http://" not in outside
+    assert "https://" not in outside
+    assert not re.findall(r"(?:src|href)=\"(?!#|data:)", outside)
+    assert "<script" not in page
+    assert "the loss &lt;became&gt; nan" in page
+    assert "<became>" not in page
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page)) <= {(i, "") for i in ids} | {("", i) for i in ids}
+    assert "residual also stands for block=residual scheme=exponential" in page
+    assert "delta euler was given branch.hidden=27" in page
+    assert "1 of 3 failed" in page
+
+
+def test_best_and_tied_follow_the_seeds(compared: Path):
+    comparison = read(compared)
+    marks = [cell.mark for cell in cells(comparison, column(compared, "test_accuracy"))]
+    assert marks == ["", "tied", "best"]
+    assert [cell.mark for cell in cells(comparison, column(compared, "nfe"))] == ["", "", ""]  # all equal: none is best
+    assert [c.mark for c in cells(comparison, column(compared, "parameters"))] == ["best", "", ""]
+
+
+def test_differ_is_welchs_test():
+    pairs = [([1.0, 1.1, 0.9], [1.3, 1.35, 1.2, 1.4]), ([1.0, 2.0], [2.0, 3.5]), ([1.0, 1.001, 1.0], [1.0, 1.001, 1.1])]
+    for one, other in pairs:
+        assert differ(one, other) == (stats.ttest_ind(one, other, equal_var=False).pvalue < 0.05)
+    assert differ([3.0, 3.0], [4.0, 4.0])
+    assert not differ([3.0, 3.0], [3.0, 3.0])
+
+
+def test_steps_to_target_wait_for_a_level_that_all_reached(compared: Path):
+    comparison = read(compared)
+    assert target_of(comparison) == ("test_loss", 0.31)  # the worst of the runs' best
+    run = comparison.rows[1].runs[0]
+    assert steps_to(run, "test_loss", 0.31) == 40
+    assert steps_to(run, "test_loss", 0.5) == 30
+    assert steps_to(run, "test_accuracy", 0.8) == 30
+    assert steps_to(run, "test_loss", 0.01) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "spread", "text"),
+    [(74730, 0, "74,730"), (97.5, 0.5, "97.50"), (0.1234567, 0.02, "0.123"), (2.5e-7, 1e-8, "2.5e-07"),
+     (42.04, 0, "42.04"), (27.1, 19.8, "27"), (1234.5, 0, "1,234")],
+)  # fmt: skip
+def test_digits(value: float, spread: float, text: str):
+    assert number(value, spread) == text
+
+
+def test_a_folder_without_a_comparison_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"no comparison\.json"):
+        write_report(tmp_path)
+
+
+def test_a_comparison_without_any_result_still_has_a_page(compared: Path):
+    for path in compared.glob("runs/*/result.json"):
+        path.unlink()
+    page = write_report(compared).read_text()
+    assert "No run has a result yet" in page
+    assert "8 missing" not in page
+    assert page.count("not run yet") >= 8
+    assert terminal.verdict_table(read(compared)).row_count == 3

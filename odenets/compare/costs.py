@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from odenets.compare.memory import peak_bytes
 from odenets.compare.plan import Plan
-from odenets.errors import one_line
+from odenets.errors import UserError, one_line
 from odenets.models import NeuralODE
 from odenets.solvers import resolve_gradient
 from odenets.train.build import load_run
+from odenets.train.diagnosis import diagnose_run
 from odenets.train.loop import Parts, epoch_order
 from odenets.train.runfolder import RunFolder
 from odenets.train.task import Task
@@ -31,6 +32,21 @@ def measure_runs(plan: Plan) -> None:
         place = plan.place(run)
         if plan.finished(run) and not (place.path / FILE).is_file():
             place.write_json(place.path / FILE, costs(place))
+
+
+def diagnose_rows(plan: Plan) -> None:
+    """Write diagnostics.json into the first finished run of every configuration."""
+    for number in range(len(plan.configurations)):
+        finished = [run for run in plan.runs if run.configuration == number and plan.finished(run)]
+        for run in finished[:1]:
+            place = plan.place(run)
+            path = place.path / "diagnostics.json"
+            if not path.is_file():
+                try:
+                    content = diagnose_run(place.path).to_dict()
+                except UserError as error:  # no flow in the model
+                    content = {"results": {}, "skipped": {"all": str(error)}}
+                place.write_json(path, content)
 
 
 def costs(place: RunFolder, repeats: int = 9) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import shutil
 
 from odenets.compare import grid, plan, show, terms
-from odenets.compare.costs import measure_runs
+from odenets.compare.costs import diagnose_rows, measure_runs
 from odenets.compare.launch import launch
 from odenets.compare.lock import Lock
 from odenets.compare.options import Request, read_request
@@ -29,7 +29,11 @@ def compare(arguments: list[str]) -> None:
             if missing:
                 launch(planned, missing, request.hydra, request.config_dir)
             if request.options.measure:
-                measure_runs(planned)
+                with show.busy("measuring time, memory and gradients"):
+                    measure_runs(planned)
+            if request.options.diagnose:
+                with show.busy("looking at the trained flows"):
+                    diagnose_rows(planned)
         except (Interrupted, KeyboardInterrupt):
             raise Interrupted("stopped and saved; type the same command again to go on") from None
         write_report(planned.folder)

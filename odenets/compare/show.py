@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from rich.console import Console
 
@@ -36,3 +37,9 @@ def announce(plan: Plan, missing: Sequence[PlannedRun]) -> None:
             text = " ".join(f"{key}={value}" for key, value in other.items())
             say.print(f"  {text}: the same as {one['name']}, not run again", highlight=False, style="dim")
     say.print(f"  in {plan.folder}", highlight=False, markup=False)
+
+
+def busy(what: str) -> AbstractContextManager[object]:
+    """Say what takes time now; a spinner on a terminal."""
+    console = Console(stderr=True)
+    return console.status(what) if console.is_terminal else nullcontext()

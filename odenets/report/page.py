@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from odenets.report import figures
+from odenets.report import figures, flow_figures
 from odenets.report.curves import label
 from odenets.report.figures import Shown
 from odenets.report.runs import Comparison, Row, Run
@@ -53,6 +53,15 @@ def sections(comparison: Comparison, styles: Styles) -> list[Section]:
     found = [
         Section("trade-offs", "Quality and cost", figures.trade_offs(comparison, styles)),
         Section("training", "Training curves", figures.training_curves(comparison, styles)),
+        Section(
+            "steps",
+            "Is it an ODE?",
+            flow_figures.step_halving(comparison, styles),
+            "The trained weights, run with other steps: what has learned a flow does not mind.",
+            flow_figures.verdicts(comparison),
+        ),
+        Section("stability", "Stability regions", flow_figures.stability(comparison, styles)),
+        Section("gains", "Gains over depth", flow_figures.gains(comparison, styles)),
         Section("dynamics", "Phase portraits", figures.portraits(comparison, styles)),
     ]
     return [section for section in found if section.figures or section.table]

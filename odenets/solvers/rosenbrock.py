@@ -14,6 +14,7 @@ the field: about n more backward passes through the field per step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -161,6 +162,13 @@ class Rosenbrock(BoundMethod):
         # NaN in the field is another cause, and shows in the error
         failed = lu.singular & torch.isfinite(jacobian).all(-1).all(-1)
         return Trial(y1, error, [f0, *stages], failed if self.per_sample else bool(failed.any()))
+
+    def largest_eigenvalue(self) -> float:
+        """Of the last Jacobian, in modulus, over all systems."""
+        jacobian = self._jacobian.detach()
+        if not bool(torch.isfinite(jacobian).all()):
+            return math.inf
+        return float(torch.linalg.eigvals(jacobian).abs().max())
 
     def _mass_of(self, system: torch.Size) -> Tensor | None:
         """M for the systems [*batch, D], which are several states [n] where the samples are coupled."""

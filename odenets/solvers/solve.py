@@ -111,7 +111,8 @@ def _take_mass(problem: SolveProblem, mass: Tensor, gradient: Gradient) -> None:
     """Solve M x' = f(t, x), if solver and gradient can and the start is consistent; InputError if not."""
     solver, flat = problem.solver, problem.flat
     name = getattr(solver, "method", "")
-    if not (isinstance(solver, (Adaptive, FixedStep)) and getattr(ONE_STEP[name], "takes_mass", False)):
+    known = ONE_STEP.get(name) if isinstance(name, str) else name
+    if not (isinstance(solver, (Adaptive, FixedStep)) and getattr(known, "takes_mass", False)):
         able = ", ".join(key for key, method in ONE_STEP.items() if getattr(method, "takes_mass", False))
         raise InputError(f"{type(solver).__name__}({name!r}) cannot solve M x' = f: use one of {able}.")
     if getattr(solver, "interpolation", "dense") == "cubic":

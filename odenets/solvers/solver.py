@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -27,14 +28,20 @@ from .fixed import FixedIntegrator
 from .integrator import Callbacks, Integrator
 from .masked import Stepper
 from .methods import ONE_STEP
+from .methods.auto_tsit5_rodas5p import AUTO_TSIT5_RODAS5P
 from .methods.rk4 import RK4_38
 from .norms import Norm, rms_norm_per_sample, state_norm
 from .one_step import Method
 from .state import StateLayout
+from .switching import SwitchingIntegrator
 
 ADAMS_METHODS = tuple(DEFAULT_ORDER)
-ADAPTIVE_METHODS = tuple(name for name, method in ONE_STEP.items() if method.adaptive)
-METHODS = (*ONE_STEP, *ADAMS_METHODS, "scipy_solver", "torchdiffeq")
+# methods with an adaptive integrator of their own
+WALKERS: dict[str, Callable[..., AdaptiveIntegrator]] = {
+    AUTO_TSIT5_RODAS5P.name: functools.partial(SwitchingIntegrator, AUTO_TSIT5_RODAS5P),
+}
+ADAPTIVE_METHODS = (*(name for name, method in ONE_STEP.items() if method.adaptive), *WALKERS)
+METHODS = (*ONE_STEP, *WALKERS, *ADAMS_METHODS, "scipy_solver", "torchdiffeq")
 Tolerance = float | Tensor | tuple[float, ...]
 
 
@@ -43,7 +50,8 @@ class Adaptive:
     """Step size control to a tolerance.
 
     Args:
-        method: adaptive_heun, fehlberg2, bosh3, tsit5, dopri5, dopri8; for stiff problems rodas5p.
+        method: adaptive_heun, fehlberg2, bosh3, tsit5, dopri5, dopri8; for stiff problems rodas5p;
+            auto_tsit5_rodas5p finds out on the way.
         rtol, atol: the local error of a step is kept below atol + rtol max(|y0|, |y1|) in the norm. Numbers, tensors
             that broadcast against the state, or for a tree of tensors one number per leaf.
         controller: see `PIDController`.
@@ -77,6 +85,8 @@ class Adaptive:
             _check_tolerance(name, getattr(self, name))
         if self.per_sample and (self.norm is not None or self.step_t is not None or self.jump_t is not None):
             raise InputError("per_sample steps have their own norm and clock: leave out norm, step_t and jump_t.")
+        if self.per_sample and self.method in WALKERS:
+            raise InputError(f"{self.method} has one step size for the batch: leave out per_sample, or use rodas5p.")
         if self.min_step < 0 or self.max_step <= 0 or self.min_step > self.max_step:
             raise InputError(f"need 0 <= min_step <= max_step, got {self.min_step} and {self.max_step}.")
         if self.first_step is not None and not self.first_step > 0:
@@ -87,12 +97,12 @@ class Adaptive:
     ) -> Integrator:
         dtype = torch.promote_types(self.time_dtype, torch.empty((), dtype=y0.dtype).abs().dtype)
         rtol, atol = (tolerance(name, getattr(self, name), flat.layout, y0) for name in ("rtol", "atol"))
-        return AdaptiveIntegrator(
-            flat,
-            method_of(self.method),
-            t0.to(dtype),
-            y0,
-            direction,
+        walk = WALKERS.get(self.method) or functools.partial(AdaptiveIntegrator, method=method_of(self.method))
+        return walk(
+            field=flat,
+            t0=t0.to(dtype),
+            y0=y0,
+            direction=direction,
             rtol=rtol,
             atol=atol,
             norm=state_norm(flat.layout, self.norm),

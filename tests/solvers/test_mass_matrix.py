@@ -140,6 +140,7 @@ def test_higher_index_is_refused():
     [
         ({"solver": "tsit5"}, "use one of rodas5p"),
         ({"solver": "explicit_adams", "steps": 5}, "use one of rodas5p"),
+        ({"solver": "auto_tsit5_rodas5p"}, "use one of rodas5p"),
         ({"solver": "rodas5p", "gradient": "adjoint"}, "use gradient='autograd'"),
         ({"solver": FixedStep("rodas5p", steps=3, interpolation="cubic")}, "use interpolation='dense'"),
     ],

@@ -257,7 +257,7 @@ def resolve_solver(solver: Solver | Method | str, **overrides: Any) -> Solver:
     """
     if isinstance(solver, str):
         _check_name(solver, METHODS, "solver")
-        if solver in ADAPTIVE_METHODS and not {"steps", "step_size"} & set(overrides):
+        if solver in WALKERS or (solver in ADAPTIVE_METHODS and not {"steps", "step_size"} & set(overrides)):
             solver = Adaptive(solver)
         elif solver in ONE_STEP:
             solver = FixedStep(solver)

@@ -61,7 +61,7 @@ def test_a_nonstiff_problem_is_walked_explicitly():
 
 
 def test_a_stiff_problem_is_left_to_the_stiff_method_soon():
-    problem = STIFF["hires"]
+    problem = STIFF["robertson"]
     integrator, steps = walk(problem.field, problem.y0, problem.end, rtol=1e-6, atol=problem.atol)
     assert relative_error(problem, integrator.y) < 1e-4
     assert integrator.steps_of["tsit5"] < 0.25 * integrator.accepted

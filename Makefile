@@ -1,4 +1,4 @@
-# Two commands: `make demo` trains on real data, `make test` runs every check.
+# Two commands: `make demo` compares blocks and schemes on real data, `make test` runs every check.
 # Stamp files under .venv remember what has been installed, so that a second call starts at once.
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constr
 .PHONY: demo test lint types contracts pytest format bench clean
 
 demo: $(VENV)/.runtime
-	$(BIN)/odenets train experiment=digits
+	$(BIN)/odenets compare compare=digits
 
 test: lint types contracts pytest
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from odenets.report.curves import LEFT_OUT, label
@@ -66,10 +67,12 @@ def _trade_off(comparison: Comparison, styles: Styles, quality: Column, cost: Co
             spans += xs
             error = statistics.stdev(ys) if len(ys) > 1 else None
             axes.errorbar(statistics.fmean(xs), statistics.fmean(ys), yerr=error, ms=6, lw=1.2, **styles.marker(i))
-        if spans and max(spans) > 4 * min(spans) > 0:
+        if spans and max(spans) > 2 * min(spans) > 0:
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            axes.xaxis.set_minor_formatter(lambda value, _: "")
+            plain_log_ticks(axes.xaxis)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
         axes.set_xlabel(_with_unit(cost))
         axes.set_ylabel(_with_unit(quality))
 
@@ -115,7 +118,7 @@ def _curve(comparison: Comparison, styles: Styles, key: str) -> Callable[[Axes],
             positive = positive and min(low) > 0
         if "loss" in key and positive:
             axes.set_yscale("log")
-            plain_log_ticks(axes)
+            plain_log_ticks(axes.yaxis)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("optimizer step")
         axes.set_ylabel(label(key) + (" (%)" if factor == 100 else ""))
@@ -123,13 +126,13 @@ def _curve(comparison: Comparison, styles: Styles, key: str) -> Callable[[Axes],
     return paint
 
 
-def plain_log_ticks(axes: Axes) -> None:
+def plain_log_ticks(axis: Axis) -> None:
     """0.2, 0.5, 1 instead of powers of ten where a logarithmic axis spans little."""
-    low, high = axes.get_ylim()
+    low, high = axis.get_view_interval()
     if low > 0 and high / low < 100:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter(lambda value, _: number(value))
-        axes.yaxis.set_minor_formatter(lambda value, _: "")
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(lambda value, _: number(value))
+        axis.set_minor_formatter(lambda value, _: "")
 
 
 def portraits(comparison: Comparison, styles: Styles) -> list[Shown]:

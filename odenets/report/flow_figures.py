@@ -74,12 +74,13 @@ def step_halving(comparison: Comparison, styles: Styles) -> list[Shown]:
 
     def paint_distance(axes: Axes) -> None:
         _steps(axes, studies, styles, lambda row: None if isinstance(row["distance"], str) else row["distance"])
-        axes.set_ylabel("change of the output / what the flow does")
+        axes.set_ylabel("relative change")
 
     caption = "Trained at h (1 on the axis), run at other steps, first seed; a flow that is an ODE stays where it is."
+    moved = "|y - y_trained| / |y_trained - x|: how far the output moves, relative to what the flow does."
     return [
         draw("steps-quality", f"{label(measure)} at other steps", caption, paint_quality),
-        draw("steps-distance", "output at other steps", caption, paint_distance),
+        draw("steps-distance", "output at other steps", moved, paint_distance),
     ]
 
 

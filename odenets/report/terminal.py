@@ -13,6 +13,7 @@ SHORT = {"parameters": "params", "peak_mb": "memory", "steps_to_target": "steps 
 def show(comparison: Comparison) -> None:
     """Print the table, what its marks mean, and the cause of every failed run."""
     console = Console(highlight=False)
+    console.print(f"{comparison.title}: {comparison.terms['text']}", markup=False)
     console.print(verdict_table(comparison))
     several = any(len(row.runs) > 1 for row in comparison.rows)
     tied = "; ~ not told apart from it (Welch's test, 95 %)" if several else "; one seed: differences may be chance"
@@ -30,13 +31,7 @@ def verdict_table(comparison: Comparison) -> Table:
     known["step_ms"] = Column("step_ms", "step", _step_seconds, unit="ms", scale=1e3)
     keys = [*comparison.measures[:1], "parameters", "step_ms", "peak_mb", "steps_to_target", "spikes"]
     shown = [known[key] for key in keys if key in known and any(known[key].value(r) for r in comparison.runs)]
-    table = Table(
-        title=f"{comparison.title}: {comparison.terms['text']}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1),
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("")
     for column in shown:
         name = SHORT.get(column.key, column.title)

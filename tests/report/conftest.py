@@ -38,6 +38,37 @@ def compared(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def diagnosed(compared: Path) -> Path:
+    """The same with diagnostics of the first seeds, and trajectories."""
+    for name, scheme in (
+        ("residual", "forward_euler"),
+        ("delta-euler", "forward_euler"),
+        ("delta-exponential", "exponential"),
+    ):
+        steps = [{"kind": "trained", "h": 0.25}, {"kind": "step", "h": 0.125}, {"kind": "step", "h": 0.5}]
+        rows = [
+            s | {"measures": {"test_accuracy": 0.9}, "distance": 0.3 * i, "error": "", "name": ""}
+            for i, s in enumerate(steps)
+        ]
+        rows.append({"kind": "step", "h": 0.0625, "measures": {}, "distance": "nan", "error": "no", "name": ""})
+        linear = None if name == "residual" else [[[-0.5, 0.0]]]
+        results = {
+            "eigenvalues": [{"scheme": scheme, "z": [[[-0.5, 1.5], [0.25, -1.5]]], "linear": linear}] * 2,
+            "gains": {"signal": [1.0, 2.0, 3.0], "gradient": [3.0, 2.0, 1.0]},
+            "stream_gains": {"total_row": [1.0, 1.0], "total_column": [1.0, 1.5]},
+            "step_study": {"rows": rows, "trained_h": 0.25, "measure": "test_accuracy", "critical_step": 0.125,
+                           "verdict": "no", "reason": "accuracy falls"},
+        }  # fmt: skip
+        folder = compared / "runs" / f"{name}-seed-0"
+        (folder / "diagnostics.json").write_text(json.dumps({"results": results, "skipped": {}}))
+        portrait = {"names": ["hare", "lynx"], "unit": "thousands", "time_unit": "year", "times": [0.0, 1.0, 2.0],
+                    "states": [[1.0, 2.0], [2.0, 3.0], [3.0, 2.0]], "measured_times": [0.0, 2.0],
+                    "measured": [[1.0, 2.0], [3.0, 2.0]]}  # fmt: skip
+        (folder / "portrait.json").write_text(json.dumps(portrait))
+    return compared
+
+
 def _write_run(folder: Path, name: str, seed: int) -> None:
     folder.mkdir(parents=True)
     if (name, seed) == ("residual", 2):

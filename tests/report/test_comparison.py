@@ -11,9 +11,10 @@ import pytest
 from scipy import stats
 
 from odenets.errors import UserError
-from odenets.report import terminal
+from odenets.report import flow_figures, terminal
 from odenets.report.comparison import write_report
 from odenets.report.runs import read
+from odenets.report.svg import Styles, panel
 from odenets.report.verdict import Column, cells, columns, differ, number, steps_to, target_of
 
 
@@ -136,3 +137,39 @@ def test_a_comparison_without_any_result_still_has_a_page(compared: Path):
     assert "8 missing" not in page
     assert page.count("not run yet") >= 8
     assert terminal.verdict_table(read(compared)).row_count == 3
+
+
+def test_diagnostics_and_trajectories_are_drawn_from_the_folders(diagnosed: Path):
+    page = write_report(diagnosed).read_text()
+    names = re.findall(r'data-figure="([^"]+)"', page)
+    for name in (
+        "stability-forward-euler", "stability-exponential", "steps-quality", "steps-distance", "gain-signal",
+        "gain-gradient", "gain-total-row", "gain-total-column", "phase", "time-0", "time-1",
+    ):  # fmt: skip
+        assert names.count(name) == 1
+    assert "0.125 (trained at 0.25)" in page
+    assert page.count("accuracy falls") == 3
+
+
+def test_points_lie_where_the_eigenvalues_are(diagnosed: Path, monkeypatch: pytest.MonkeyPatch):
+    drawn = {}
+
+    def keep(name: str, title: str, caption: str, paint, height: float = 3.1) -> None:  # type: ignore[no-untyped-def]
+        figure = panel()
+        paint(figure.subplots())
+        drawn[name] = figure.axes[0]
+
+    monkeypatch.setattr(flow_figures, "draw", keep)
+    comparison = read(diagnosed)
+    styles = Styles([row.choice for row in comparison.rows])
+    flow_figures.stability(comparison, styles)
+    axes = drawn["stability-forward-euler"]
+    residual, _, delta, _ = axes.lines[1:]  # two layers each, after the imaginary axis
+    assert sorted(set(zip(*residual.get_data()))) == [(-0.5, 1.5), (0.25, -1.5)]  # of the whole field
+    assert set(zip(*delta.get_data())) == {(-0.5, 0.0)}  # of the frozen linear part
+    (low, high), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert low <= -2 <= 0 <= high
+    assert bottom <= -1.5 <= 1.5 <= top
+    flow_figures.step_halving(comparison, styles)
+    line = drawn["steps-distance"].lines[0]
+    assert list(zip(*line.get_data())) == [(0.5, 0.3), (1.0, 0.0), (2.0, 0.6)]  # the failed step is left out

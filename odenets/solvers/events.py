@@ -20,7 +20,6 @@ from .roots import find_root, implicit_time, rate_along
 from .step import over_state
 
 _TINY = 1e-300
-_STALLED = 8  # events in a row without progress in time, after which they are taken to accumulate
 
 
 @dataclass(frozen=True)
@@ -130,13 +129,12 @@ class EventWatch:
         jumps = [event.on_event is not None for event in events]
         self.jumps = torch.tensor(jumps, device=device).reshape(broadcast)
         self.count = torch.zeros(size, dtype=torch.int64, device=device)
-        self.before = (self.count, self.count)
         self.found: list[list[tuple[Tensor, Tensor, Tensor, Tensor]]] = [[] for _ in events]
-        self.latest = torch.full_like(t.detach(), -torch.inf)
-        self.stalled = torch.zeros_like(t, dtype=torch.int64)
         self.start = y
         self.values = self.evaluate(t, y)
         self.side = torch.sign(self.values)
+        self.before = self.values, self.side  # at the start of the step that is looked at
+        self.latest = torch.full_like(self.values, -torch.inf)
         self.nan = self.values.isnan().any(0)
         if bool((self.side == 0).any()):
             with torch.no_grad():
@@ -191,7 +189,7 @@ class EventWatch:
             fired = crossed & (along <= first + 4 * tolerance)
             self.count = self.count + fired
             ended = (fired & (self.last > 0) & (self.count >= self.last)).any(0)
-            failed = self._too_many(acted, first, tolerance) & ~ended
+            failed = self._too_many(acting & fired, along, tolerance) & ~ended
             chosen = acted & acting & (along == first)
             chosen = chosen & (chosen.cumsum(0) == 1)
         t, before = stretch.t1, stretch.y1
@@ -223,12 +221,11 @@ class EventWatch:
         theta = find_root(along, low, high, tolerance / length.abs().clamp(min=_TINY))
         return torch.where(crossed, t0 + theta * length, stretch.t1.detach())
 
-    def _too_many(self, acted: Tensor, first: Tensor, tolerance: Tensor) -> Tensor:
-        """Where an event passed its limit, or events follow each other without progress in time [B]."""
-        stands = acted & ~(first > self.latest + tolerance)
-        self.stalled = torch.where(acted & ~stands, 0, self.stalled + stands)
-        self.latest = torch.where(acted, first, self.latest)
-        return (self.stalled >= _STALLED) | (self.count > self.limit).any(0)
+    def _too_many(self, acting: Tensor, along: Tensor, tolerance: Tensor) -> Tensor:
+        """Where an event passed its limit, or jumped twice within what the time's precision resolves [B]."""
+        accumulate = acting & (along <= self.latest + 8 * tolerance)
+        self.latest = torch.where(acting, along, self.latest)
+        return (accumulate | (self.count > self.limit)).any(0)
 
     def _jumped(self, t: Tensor, y: Tensor, where: Tensor) -> Tensor:
         """The state after the jumps of all events that happened at once [E, *B], in the order in which they are given."""
@@ -268,8 +265,11 @@ class EventWatch:
         for e, here in enumerate(_each(on_surface)):
             if here:
                 rate = rate_along(partial(self.value, self.events[e]), t, y, slope)
-                side = 0.0 if rate is None else torch.sign(rate).to(self.side.dtype) * self.direction
-                self.side[e] = torch.where(on_surface[e], side, self.side[e])
+                if rate is not None:
+                    side = torch.sign(rate).to(self.side.dtype) * self.direction
+                    # at rest there: whatever comes next is the same event again, and they accumulate
+                    side = torch.where(side == 0, self.before[1][e], side)
+                    self.side[e] = torch.where(on_surface[e], side, self.side[e])
 
     # What the solve tells its caller
 

@@ -16,7 +16,7 @@ from .gradients import Gradient, SolveProblem, resolve_gradient
 from .mass_matrix import MassMatrix, check_start
 from .methods import ONE_STEP
 from .solution import Solution
-from .solver import Adaptive, FixedStep, Solver, resolve_solver, tolerance
+from .solver import Adaptive, FixedStep, Scipy, Solver, Torchdiffeq, resolve_solver, tolerance
 from .state import StateLayout
 
 
@@ -76,6 +76,10 @@ def solve(
     alone = len(ts) == 1 and ts.dim() == 1
     problem = SolveProblem(solver, flat, ts, y, 1.0 if alone else _direction(ts), save_at, dense, params, events)
     method.check(problem)
+    if events and isinstance(solver, (Scipy, Torchdiffeq)):
+        raise InputError(f"{type(solver).__name__} does not show its steps: events need another solver.")
+    if events and isinstance(field, MassMatrix):
+        raise InputError("events do not take a mass matrix yet: solve for y' where it can be inverted.")
     if isinstance(field, MassMatrix):
         _take_mass(problem, field.mass, method)
     if alone:

@@ -17,6 +17,7 @@ EXAMPLES = {
     "fit_lotka_volterra": (["--steps", "60"], r"step   59   window error ([\d.]+)", 0.0, 0.15),
     "depth_is_time": (["--epochs", "2"], r"0.250 +4 +([\d.]+)", 0.9, 1.0),
     "compare_solvers": ([], r"Adaptive\(dopri8\) +(\S+)", 0.0, 1e-5),
+    "bouncing_ball": ([], r"   7 +([\d.]+)", 0.799, 0.801),
     "torchdiffeq_drop_in": ([], r"adjoint equation: (\d+) numbers", 252, 252),
 }
 

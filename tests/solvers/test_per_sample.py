@@ -132,3 +132,53 @@ def test_gradients_through_per_sample_steps(method, starts):
 def test_batch_of_unequal_leaves_is_refused():
     with pytest.raises(ValueError, match="leading batch dimension"):
         solve(lambda t, y: y, (torch.ones(2, 1), torch.ones(3, 1)), (0.0, 1.0), per_sample=True)
+
+
+# Every step, and dense output
+
+
+@pytest.mark.parametrize("direction", [1.0, -1.0])
+def test_every_accepted_step_of_each_sample(direction, starts):
+    def field(t, y):
+        return direction * van_der_pol(t, y)
+
+    together = solve(field, starts, (0.0, 3.0 * direction), per_sample=True, save_at="steps")
+    assert torch.equal(together.counts, together.stats.accepted + 1)
+    for i, start in enumerate(starts):
+        alone = solve(field, start, (0.0, 3.0 * direction), save_at="steps")
+        count = int(together.counts[i])
+        assert count == len(alone.ts)
+        assert torch.allclose(together.ts[i, :count], alone.ts, atol=1e-10)
+        assert torch.allclose(together.ys[:count, i], alone.ys, atol=1e-9)
+        assert together.ts[i, count:].isnan().all()
+        assert together.ys[count:, i].isnan().all()
+
+
+@pytest.mark.parametrize("method", ["tsit5", "bosh3", "dopri8", "rodas5p"])
+def test_dense_output_of_each_sample_is_what_it_saves(method):
+    """Also at times of its own for every sample, backwards, and in its derivative by the query."""
+    ts = torch.stack([torch.linspace(0, 1, 6, dtype=F64), torch.linspace(2, 5, 6, dtype=F64)])
+    for ts in (ts, ts.flip(1)):
+        y0 = coupled_exact(ts[:, 0])
+        kwargs = {"per_sample": True, "rtol": 1e-7, "atol": 1e-7, "solver": method}
+        saved = solve(coupled, y0, ts, **kwargs).ys
+        dense = solve(coupled, y0, ts[:, [0, -1]], dense=True, **kwargs).dense
+        assert torch.allclose(dense(ts), saved, atol=1e-12)
+        query = ts[:, 2:4].clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad(dense(query).sum(), query)
+        exact = coupled(query, coupled_exact(query)).sum(-1)
+        assert torch.allclose(slope, exact, atol=2e-3)
+        with pytest.raises(ValueError, match="sample 1 is known"):
+            dense(0.5)
+        with pytest.raises(ValueError, match="or \\[2, T\\]"):
+            dense(torch.zeros(3, 4))
+    assert torch.allclose(dense(torch.tensor([[1.0], [5.0]])), saved[:1])
+
+
+def test_dense_output_at_shared_times_and_of_trees():
+    state = {"x": torch.ones(3, 2, dtype=F64), "v": torch.zeros(3, dtype=F64)}
+    field = lambda t, s: {"x": -s["x"], "v": torch.cos(t)}  # noqa: E731
+    dense = solve(field, state, (0.0, 2.0), per_sample=True, dense=True, rtol=1e-8, atol=1e-8).dense
+    times = torch.tensor([0.3, 2.0, 0.0, 1.1], dtype=F64)
+    assert torch.allclose(dense(times)["v"], torch.sin(times)[:, None].expand(4, 3), atol=1e-6)
+    assert torch.allclose(dense(0.7)["x"], torch.full((3, 2), math.exp(-0.7), dtype=F64), atol=1e-6)

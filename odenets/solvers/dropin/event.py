@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import SolveError
 from ..fixed import FixedIntegrator
 from ..integrator import Integrator
+from ..roots import rate_along, shift
 from ..state import StateLayout
 
 FlatEvent = Callable[[Tensor, Tensor], Tensor]
@@ -112,29 +113,14 @@ def odeint_event(
     time = event_t.detach()
     with torch.no_grad():
         slope = layout.flatten(func(_in_state_precision(time, state), layout.unflatten(state)))
-    rate = _rate_along(event, time, state.detach(), slope)
-    if rate is None:
+    rate = rate_along(event, time, state, slope)
+    if rate is None:  # a switch: its time has no derivative
         return event_t, solution
-    c = event(time, state)
-    shift = -(c - c.detach()) / rate
-    moved = state + slope * shift
+    change = shift(event(time, state), rate + 1e-12)  # a grazing event must not divide by zero
+    moved = state + slope * change
     ys = torch.stack([layout.flatten(_map(lambda x: x[0], solution, layout)), moved])
-    return time + shift.to(time.dtype), layout.unflatten(ys, (2,))
+    return time + change.to(time.dtype), layout.unflatten(ys, (2,))
 
 
 def _map(function: Callable[[Tensor], Tensor], tree: Any, layout: StateLayout) -> Any:
     return function(tree) if layout.spec is None else torch.utils._pytree.tree_map(function, tree)
-
-
-def _rate_along(event: FlatEvent, t: Tensor, y: Tensor, slope: Tensor) -> Tensor | None:
-    """c_t + c_y f, detached, None for an event without derivatives; a tiny number keeps a grazing event from dividing by zero."""
-    with torch.enable_grad():
-        t, y = t.clone().requires_grad_(True), y.clone().requires_grad_(True)
-        c = event(t, y)
-        if not c.requires_grad:  # a switch: its time has no derivative
-            return None
-        c_t, c_y = torch.autograd.grad(c, (t, y), allow_unused=True)
-    rate = torch.zeros_like(y.abs().sum())
-    rate = rate if c_t is None else rate + c_t.to(rate)
-    rate = rate if c_y is None else rate + torch.linalg.vecdot(c_y.reshape(-1), slope.reshape(-1)).real
-    return rate + 1e-12

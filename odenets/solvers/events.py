@@ -161,12 +161,14 @@ class EventWatch:
     def look(self, t: Tensor, y: Tensor, accepted: Tensor | bool = True) -> Tensor:
         """Which events changed sign in the step that ended at t, y: [E, *B]. Also notes NaNs."""
         self.before = self.values, self.side
-        self.values = self.evaluate(t, y)
+        # where a step was refused nothing is new, least of all the side after a jump
+        accepted = torch.as_tensor(accepted, device=t.device)
+        self.values = torch.where(accepted, self.evaluate(t, y), self.values)
         self.nan = self.values.isnan().any(0) & accepted
         up = (self.side < 0) & (self.values >= 0) & (self.wanted >= 0)
         down = (self.side > 0) & (self.values <= 0) & (self.wanted <= 0)
         crossed = (up | down) & accepted
-        self.side = torch.sign(self.values)
+        self.side = torch.where(accepted, torch.sign(self.values), self.side)
         return crossed
 
     def settle(self, stretch: Stretch, crossed: Tensor) -> Outcome:

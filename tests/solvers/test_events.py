@@ -367,3 +367,20 @@ def test_wrong_events_are_refused(arguments, match):
         Event(height, direction=2)
     with pytest.raises(InputError, match="terminal"):
         Event(height, terminal=-1)
+
+
+def test_rejected_steps_after_a_jump_do_not_forget_the_side():
+    """Balls that land with a rounding error of either sign; then a fast oscillation starts and steps are rejected."""
+    x0 = torch.linspace(1, 2, 16, dtype=F64)
+    start = torch.stack([x0, torch.zeros_like(x0), torch.zeros_like(x0), torch.zeros_like(x0)], -1)
+
+    def field(t, s):
+        x, v, mode, extra = s.unbind(-1)
+        return torch.stack([v, torch.full_like(x, -8.0), torch.zeros_like(x), mode * torch.cos(60 * t)], -1)
+
+    def reflect(t, s):
+        return torch.stack([s[:, 0], -s[:, 1], torch.ones_like(t), s[:, 3]], -1)
+
+    solution = solve(field, start, (0.0, 1.0), per_sample=True, events=[Event(height, on_event=reflect)])
+    assert (solution.stats.rejected > 0).all()
+    assert (solution.events[0].count == 1).all()

@@ -45,8 +45,9 @@ def solve(
             of any dtype or numbers, (t0, t1) in the simplest case; [batch, T] with per-sample steps.
         solver: a name ("tsit5", "rk4", ...) or an `Adaptive`, `FixedStep`, `Adams`, `Scipy`, `Torchdiffeq`.
         gradient: a name or one of odenets.solvers.gradients' classes with its settings: "autograd" (through the
-            steps, exact, memory grows with them) or "adjoint" (a backward solve, memory does not grow, as exact as its
-            tolerance).
+            steps, memory grows with them), "checkpoint", "recursive", "discrete_adjoint" (the same gradient for less
+            memory), "reversible" (for reversible methods), "adjoint" (a backward solve, memory does not grow, as exact
+            as its tolerance), or "auto", which chooses among the exact ones.
         args: further arguments of the field.
         params: tensors besides y0 and ts to differentiate with respect to, for every gradient but "autograd"; by
             default the field's parameters and the tensors in args; needed if the field is no module.

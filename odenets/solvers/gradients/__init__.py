@@ -10,6 +10,7 @@ import difflib
 
 from ..errors import InputError
 from .adjoint import Adjoint, AdjointProblem, adjoint_solve
+from .auto import Auto
 from .autograd import Autograd
 from .base import Gradient, SolveProblem
 from .checkpoint import Checkpoint
@@ -18,7 +19,7 @@ from .recursive import Recursive
 from .reversible import Reversible
 
 GRADIENTS: dict[str, type[Gradient]] = {
-    method.name: method for method in (Autograd, Checkpoint, Recursive, DiscreteAdjoint, Reversible, Adjoint)
+    method.name: method for method in (Auto, Autograd, Checkpoint, Recursive, DiscreteAdjoint, Reversible, Adjoint)
 }
 
 
@@ -37,6 +38,7 @@ __all__ = [
     "GRADIENTS",
     "Adjoint",
     "AdjointProblem",
+    "Auto",
     "Autograd",
     "Checkpoint",
     "DiscreteAdjoint",

@@ -16,7 +16,13 @@ from .replay import Gathered, Replay, require_steps, timeline, undisturbed
 
 
 class Sweep:
-    """One backward sweep over a recording's steps, last step first. Subclasses choose what the forward run keeps."""
+    """One backward sweep over a recording's steps, last step first. Subclasses choose what the forward run keeps.
+
+    Attributes:
+        from_the_end: whether the sweep starts from the last state, with the method's memory.
+    """
+
+    from_the_end = False
 
     def keep(self, n: int, state: State) -> None:
         """The n-th step starts from `state`. Called during the forward solve."""
@@ -64,6 +70,8 @@ class _Run:
     def forward(self) -> Tensor:
         self.sweep.started(self.problem)
         self.recording = record(self.problem, self.sweep.keep)
+        if not self.sweep.from_the_end:
+            self.recording.forget_the_end()
         ys, self.recording.ys = self.recording.ys, self.recording.ys.new_empty(0)
         return pad_with_nan(ys, len(self.problem.ts))
 
@@ -73,10 +81,9 @@ class _Run:
         gathered = Gathered(params, self.problem.ts, times_wanted)
         replay = Replay(self.problem, recording, gathered, grad_ys)
         calls = recording.field.nfe
-        grads = tuple(torch.zeros_like(x) for x in recording.last)
         try:
             with undisturbed(self.problem):
-                grads = self.sweep.run(replay, grads)
+                grads = self.sweep.run(replay, tuple(torch.zeros_like(x) for x in recording.last))
                 grad_ts = timeline(self.problem, recording, gathered)
         finally:
             recording.bound.jumped()  # what the last step left behind may hold a graph

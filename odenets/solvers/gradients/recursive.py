@@ -50,6 +50,7 @@ class SomeStates(Sweep):
         self.places: set[int] | None = None
         self.online = Online()
         self.states: dict[int, State] = {}  # ascending
+        self.latest: State | None = None
 
     def started(self, problem: SolveProblem) -> None:
         n = number_of_steps(problem)
@@ -58,6 +59,7 @@ class SomeStates(Sweep):
             self.places = set(placed(n, self.slots))
 
     def keep(self, n: int, state: State) -> None:
+        self.latest = state
         if self.places is not None:
             if n in self.places:
                 self.states[n] = state
@@ -72,24 +74,33 @@ class SomeStates(Sweep):
         end = len(replay.records)
         slots = self.slots or default_slots(end)
         # the first state stays: if backward is run once more, everything follows from it
-        kept = list(self.states.items())
-        self.states = dict(kept[:1])
+        kept, latest = list(self.states.items()), self.latest
+        self.states, self.latest = dict(kept[:1]), None
+        # passed on in a list, so that no frame of the recursion holds on to an old gradient
+        holder = [grads]
+        del grads
+        if latest is not None:
+            end -= 1
+            holder.append(self.pull(replay, end, latest, holder.pop()))
+            latest = None
         while kept:
             start, state = kept.pop()
-            grads = self._reverse(replay, start, end, state, slots - len(kept), grads)
+            self._reverse(replay, start, end, state, slots - len(kept), holder)
             end = start
-        return grads
+        return holder[0]
 
-    def _reverse(self, replay: Replay, start: int, end: int, state: State, slots: int, grads: State) -> State:
+    def _reverse(self, replay: Replay, start: int, end: int, state: State, slots: int, holder: list[State]) -> None:
         """Back through the steps start ... end - 1 with so many slots, of which the first holds `state`."""
         while end - start > 1:
             ahead = split(end - start, slots) if slots > 1 else end - start - 1
             later = state
             for n in range(start, start + ahead):
                 later = replay.advance(n, later)
-            grads = self._reverse(replay, start + ahead, end, later, slots - 1, grads)
+            self._reverse(replay, start + ahead, end, later, slots - 1, holder)
+            del later
             end = start + ahead
-        return self.pull(replay, start, state, grads) if end > start else grads
+        if end > start:
+            holder.append(self.pull(replay, start, state, holder.pop()))
 
 
 def default_slots(n: int) -> int:

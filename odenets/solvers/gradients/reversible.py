@@ -51,6 +51,8 @@ class _Evaluation:
 
 
 class _StepBack(Sweep):
+    from_the_end = True
+
     def run(self, replay: Replay, grads: State) -> State:
         bound, end = replay.recording.bound, len(replay.records)
         assert isinstance(bound, BoundReversible)

@@ -63,8 +63,8 @@ def test_memory_of_the_others_is_as_predicted():
         assert peak(Recursive(slots=slots), 120, "rk4") <= one_step + slots + 2
     assert 100 < peak("checkpoint", 120) - one_step < 125  # N states
     assert 4 * 120 < peak("autograd", 120)
-    # a field that keeps 20 times its state: the graph of one stage instead of four
-    assert peak("discrete_adjoint", 2, field=Wide()) < 0.5 * peak("checkpoint", 2, field=Wide())
+    # a field that keeps 20 times its state: one stage's graph instead of four, less its few states of its own
+    assert peak("checkpoint", 2, field=Wide()) - peak("discrete_adjoint", 2, field=Wide()) > 2.5 * 20
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 5, 8])

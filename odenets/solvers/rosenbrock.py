@@ -62,6 +62,7 @@ class RosenbrockTableau:
     fsal = False
     adaptive = True
     takes_mass = True
+    integrates_adjoints = False  # the adjoint's field has no Jacobian that autograd could form
 
     @property
     def stages(self) -> int:

@@ -199,3 +199,18 @@ def test_a_singular_matrix_is_named_as_the_cause():
 def test_complex_states_are_refused():
     with pytest.raises(InputError, match="real"):
         solve(lambda t, y: 1j * y, torch.ones(1, dtype=torch.complex128), (0.0, 1.0), solver="rodas5p")
+
+
+@pytest.mark.parametrize("method", ["rodas5p", "auto_tsit5_rodas5p"])
+def test_the_adjoint_is_refused_and_the_way_out_named(method):
+    with pytest.raises(InputError, match="use gradient='autograd' or 'checkpoint'"):
+        solve(Relaxation(), torch.ones(2, dtype=F64), (0.0, 1.0), solver=method, gradient="adjoint")
+
+
+def test_checkpointed_gradients_are_those_of_autograd():
+    field = Relaxation()
+    found = []
+    for gradient in ("autograd", "checkpoint"):
+        ys = solve(field, torch.ones(2, dtype=F64), (0.0, 1.0), solver="rodas5p", gradient=gradient, rtol=1e-5).ys
+        found.append(torch.autograd.grad(ys[-1].sum(), field.rate)[0])
+    assert torch.allclose(*found, rtol=1e-12)

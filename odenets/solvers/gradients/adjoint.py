@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..errors import SolveError
+from ..errors import InputError, SolveError
 from ..integrator import Integrator
 from ..norms import Norm, largest_rms_norm, state_norm
 from ..solution import Solution, Stats
-from ..solver import Torchdiffeq
+from ..methods import ONE_STEP
+from ..solver import WALKERS, Torchdiffeq
 from ..state import StateLayout
 from .backward_solver import start_backward
 from .base import Gradient, SolveProblem, judged, pad_with_nan, stats_of
@@ -38,6 +39,16 @@ class Adjoint(Gradient):
     """The continuous adjoint, with the forward solve's method and tolerances."""
 
     name: ClassVar[str] = "adjoint"
+
+    def check(self, problem: SolveProblem) -> None:
+        super().check(problem)
+        method = getattr(problem.solver, "method", None)
+        known = ONE_STEP.get(method) if isinstance(method, str) else method
+        if (isinstance(method, str) and method in WALKERS) or not getattr(known, "integrates_adjoints", True):
+            raise InputError(
+                f"gradient='adjoint' cannot walk backwards with {getattr(known, 'name', method)}, which needs the Jacobian "
+                "of the field it integrates: use gradient='autograd' or 'checkpoint'."
+            )
 
     def solve(self, problem: SolveProblem) -> Solution:
         solver, flat, ts, y = problem.solver, problem.flat, problem.ts, problem.y

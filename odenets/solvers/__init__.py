@@ -14,9 +14,11 @@ from .errors import InputError, SolveError, Status
 from .events import Event, EventRecord
 from .gradients import GRADIENTS, Gradient, resolve_gradient
 from .mass_matrix import MassMatrix, consistent_start
-from .methods import TABLEAUS, Reversible
+from .fixed_point import FixedPoint
+from .methods import IMPLICIT_TABLEAUS, TABLEAUS, Reversible
 from .semilinear_field import SemilinearField
 from .separable_field import SeparableField, SeparableHamiltonian
+from .newton import Newton, NewtonKrylov
 from .solution import Solution, Stats
 from .solve import solve
 from .solver import METHODS, Adams, Adaptive, FixedStep, Scipy, Solver, Torchdiffeq, resolve_solver
@@ -24,6 +26,10 @@ from .split_field import SplitField
 from .tableau import ButcherTableau
 
 __all__ = [
+    "NewtonKrylov",
+    "Newton",
+    "IMPLICIT_TABLEAUS",
+    "FixedPoint",
     "GRADIENTS",
     "METHODS",
     "TABLEAUS",

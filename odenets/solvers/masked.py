@@ -137,6 +137,7 @@ class Stepper:
             if self.controller.p or self.controller.d:
                 previous = torch.where(accept, self.controller.remembered(ratio), clock.previous)
                 before = torch.where(accept, clock.previous, clock.before)
+        self.bound.accepted(accept)
         t1 = torch.where(accept, torch.where(arrives, self.limit, t + h), t)
         mask = over_state(accept, y)
         y1 = torch.where(mask, trial.y1, y)

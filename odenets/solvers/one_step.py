@@ -55,8 +55,11 @@ class BoundMethod(ABC):
 
     cause = ""  # why the last failed trial failed, in a few words
 
-    def accepted(self) -> None:
-        """The last trial became a step: the next one starts where it ended."""
+    def accepted(self, where: Tensor | None = None) -> None:
+        """The last trial became a step: the next one starts where it ended.
+
+        where: the samples whose step it became [batch], if each has its own clock.
+        """
 
     def jumped(self) -> None:
         """The state has been replaced: what was learned from earlier steps may be out of date."""

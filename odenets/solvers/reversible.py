@@ -73,7 +73,7 @@ class BoundReversible(BoundMethod):
         error = None if trial.error is None else trial.error.to(y.dtype)
         return Trial(self.pending[0].to(y.dtype), error, [stage.to(y.dtype) for stage in trial.stages])
 
-    def accepted(self) -> None:
+    def accepted(self, where: Tensor | None = None) -> None:
         self.pair = self.pending
 
     def jumped(self) -> None:

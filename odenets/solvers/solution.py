@@ -20,6 +20,8 @@ class Stats:
     Attributes:
         nfe: calls of the vector field (each on the whole batch).
         accepted, rejected: steps; tensors [batch] where each sample has its own step size, else ints.
+        iterations, jacobians, factorisations, products: what implicit steps cost besides: updates of the nonlinear
+            solver, Jacobians, factorisations, Jacobian-vector products (each on the whole batch).
         nfe_backward, accepted_backward, rejected_backward: the same for the backward solve of an adjoint, filled in
             when backward has run; None before.
     """
@@ -27,6 +29,10 @@ class Stats:
     nfe: int = 0
     accepted: int | Tensor = 0
     rejected: int | Tensor = 0
+    iterations: int = 0
+    jacobians: int = 0
+    factorisations: int = 0
+    products: int = 0
     nfe_backward: int | None = None
     accepted_backward: int | None = None
     rejected_backward: int | None = None

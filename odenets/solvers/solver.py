@@ -27,11 +27,12 @@ from .field import FlatField
 from .fixed import FixedIntegrator
 from .integrator import Callbacks, Integrator
 from .masked import Stepper
-from .methods import ONE_STEP
+from .methods import ONE_STEP, one_step_method
 from .methods.auto_tsit5_rodas5p import AUTO_TSIT5_RODAS5P
 from .methods.rk4 import RK4_38
+from .nonlinear import Nonlinear
 from .norms import Norm, rms_norm_per_sample, state_norm
-from .one_step import Method
+from .one_step import Accuracy, Method
 from .state import StateLayout
 from .switching import SwitchingIntegrator
 
@@ -50,7 +51,8 @@ class Adaptive:
     """Step size control to a tolerance.
 
     Args:
-        method: adaptive_heun, fehlberg2, bosh3, tsit5, dopri5, dopri8; for stiff problems rodas5p;
+        method: adaptive_heun, fehlberg2, bosh3, tsit5, dopri5, dopri8; for stiff problems rodas5p, kvaerno3, kvaerno4,
+            kvaerno5, radauIIA5;
             auto_tsit5_rodas5p finds out on the way.
         rtol, atol: the local error of a step is kept below atol + rtol max(|y0|, |y1|) in the norm. Numbers, tensors
             that broadcast against the state, or for a tree of tensors one number per leaf.
@@ -63,6 +65,7 @@ class Adaptive:
             the largest of its leaves'.
         per_sample: every sample (first dimension) has its own step size and its own norm.
         time_dtype: precision in which times are kept (float64 in any case with per_sample).
+        nonlinear: how an implicit method solves its equations; None is `Newton()`.
     """
 
     method: Any = "dopri5"
@@ -78,9 +81,11 @@ class Adaptive:
     norm: Norm | None = None
     per_sample: bool = False
     time_dtype: torch.dtype = torch.float64
+    nonlinear: Nonlinear | None = None
 
     def __post_init__(self) -> None:
         _check_method(self.method, ADAPTIVE_METHODS, "Adaptive")
+        _check_nonlinear(self)
         for name in ("rtol", "atol"):
             _check_tolerance(name, getattr(self, name))
         if self.per_sample and (self.norm is not None or self.step_t is not None or self.jump_t is not None):
@@ -97,7 +102,7 @@ class Adaptive:
     ) -> Integrator:
         dtype = torch.promote_types(self.time_dtype, torch.empty((), dtype=y0.dtype).abs().dtype)
         rtol, atol = (tolerance(name, getattr(self, name), flat.layout, y0) for name in ("rtol", "atol"))
-        walk = WALKERS.get(self.method) or functools.partial(AdaptiveIntegrator, method=method_of(self.method))
+        walk = WALKERS.get(self.method) or functools.partial(AdaptiveIntegrator, method=_with_nonlinear(self))
         return walk(
             field=flat,
             t0=t0.to(dtype),
@@ -118,7 +123,7 @@ class Adaptive:
 
     def stepper(self, flat: FlatField, ts: Tensor, y0: Tensor, direction: float) -> Stepper:
         """The constants of a per-sample solve over ts [..., T] (already in time precision)."""
-        method = method_of(self.method)
+        method = _with_nonlinear(self)
         rtol, atol = (tolerance(name, getattr(self, name), flat.layout, y0) for name in ("rtol", "atol"))
         nodes = torch.tensor(method.c, dtype=ts.dtype, device=ts.device)
         return Stepper(
@@ -132,12 +137,16 @@ class FixedStep:
     """A Runge-Kutta method on a fixed grid.
 
     Args:
-        method: any of the one-step methods by name, or a `Method` such as `Reversible("rk4", coupling=0.99)`; the error estimate of an adaptive one is not formed.
+        method: any of the one-step methods by name, explicit or implicit ("theta(0.7)" is the theta method with that
+            value), or a `Method` such as `Reversible("rk4", coupling=0.99)`; the error estimate of an adaptive one is
+            not formed.
         steps: equal steps over the whole interval, or
         step_size: their size, the last step being what is left, or
         grid_constructor: (field, y0, ts) -> grid. Without any of the three the output times are the grid.
         interpolation: between grid points: "dense" (the method's own), "cubic" (Hermite) or "linear".
         perturb: evaluate the field just inside each step, for fields that jump at grid points.
+        nonlinear: how an implicit method solves its equations, which it does to about the state's precision; None is
+            `Newton()`.
     """
 
     method: Any = "rk4"
@@ -146,16 +155,20 @@ class FixedStep:
     grid_constructor: Callable[..., Tensor] | None = None
     interpolation: str = "dense"
     perturb: bool = False
+    nonlinear: Nonlinear | None = None
 
     def __post_init__(self) -> None:
-        _check_method(self.method, tuple(ONE_STEP), "FixedStep")
+        _check_method(self.method, (*ONE_STEP, "theta(0.5)"), "FixedStep")
+        _check_nonlinear(self)
         _check_grid(self)
 
     def start(
         self, flat: FlatField, t0: Tensor, y0: Tensor, direction: float, callbacks: Callbacks | None = None
     ) -> Integrator:
+        method = _with_nonlinear(self)
+        accuracy = _full_accuracy(y0) if hasattr(method, "nonlinear") else None
         return FixedIntegrator(
-            flat, method_of(self.method), t0, y0, direction, callbacks=callbacks, **_grid_arguments(self)
+            flat, method, t0, y0, direction, callbacks=callbacks, accuracy=accuracy, **_grid_arguments(self)
         )
 
 
@@ -256,10 +269,11 @@ def resolve_solver(solver: Solver | Method | str, **overrides: Any) -> Solver:
         InputError: for an unknown name or setting, with the near matches.
     """
     if isinstance(solver, str):
-        _check_name(solver, METHODS, "solver")
+        if one_step_method(solver) is None:
+            _check_name(solver, METHODS, "solver")
         if solver in WALKERS or (solver in ADAPTIVE_METHODS and not {"steps", "step_size"} & set(overrides)):
             solver = Adaptive(solver)
-        elif solver in ONE_STEP:
+        elif one_step_method(solver) is not None:
             solver = FixedStep(solver)
         elif solver in ADAMS_METHODS:
             solver = Adams(solver)
@@ -302,14 +316,39 @@ def tolerance(name: str, value: Tolerance, layout: StateLayout, y0: Tensor) -> f
 
 def method_of(method: Method | str) -> Method:
     """A one-step method by its name."""
-    return ONE_STEP[method] if isinstance(method, str) else method
+    found = one_step_method(method) if isinstance(method, str) else method
+    assert found is not None
+    return found
 
 
 def _check_method(method: Any, known: tuple[str, ...], what: str) -> None:
+    if isinstance(method, str) and what != "Adaptive" and one_step_method(method) is not None:
+        return
     if not hasattr(method, "control_order"):
         _check_name(method, known, what)
     elif what == "Adaptive" and not method.adaptive:
         raise InputError(f"Adaptive needs a method that estimates its error, {method.name!r} does not: use FixedStep.")
+
+
+def _with_nonlinear(solver: Adaptive | FixedStep) -> Method:
+    """The solver's method, with its setting of how implicit equations are solved."""
+    method = method_of(solver.method)
+    if solver.nonlinear is None:
+        return method
+    return dataclasses.replace(method, nonlinear=solver.nonlinear)  # type: ignore[type-var]
+
+
+def _check_nonlinear(solver: Adaptive | FixedStep) -> None:
+    if solver.nonlinear is not None and (solver.method in WALKERS or not hasattr(method_of(solver.method), "nonlinear")):
+        name = getattr(solver.method, "name", solver.method)
+        raise InputError(f"{name} has no implicit equations to solve: leave out nonlinear=.")
+
+
+def _full_accuracy(y0: Tensor) -> Accuracy:
+    """What the equations of a fixed step are solved to: near the precision of the state, as nothing else is known."""
+    epsilon = torch.finfo(y0.dtype).eps ** 0.8
+    size = y0.detach().abs().amax() if y0.numel() else 0.0
+    return Accuracy(epsilon, 1e-2 * epsilon * size + torch.finfo(y0.dtype).tiny, lambda x: x.abs().amax())
 
 
 def _check_name(name: str, known: tuple[str, ...], what: str) -> None:

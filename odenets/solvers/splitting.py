@@ -97,7 +97,7 @@ class BoundSplitting(BoundStructured):
         """The state from which the step with these times and this h came to y1, up to rounding."""
         return self._walk(self.method.parts[::-1], times[::-1], -h, y1, None)[0]
 
-    def accepted(self) -> None:
+    def accepted(self, where: Tensor | None = None) -> None:
         self._end = self._last
 
     def jumped(self) -> None:

@@ -23,9 +23,10 @@ class Stiff(NamedTuple):
     atol: float
 
 
-def robertson(t: Tensor, y: Tensor) -> Tensor:
+def robertson(t: Tensor, y: Tensor, rate: Tensor | float = 1.0) -> Tensor:
+    """Robertson's reactions; `rate` [] or [batch] scales the slow one."""
     a, b, c = y.unbind(-1)
-    first, second, third = 0.04 * a, 1e4 * b * c, 3e7 * b**2
+    first, second, third = 0.04 * rate * a, 1e4 * b * c, 3e7 * b**2
     return torch.stack([second - first, first - second - third, third], -1)
 
 

@@ -15,15 +15,19 @@ from ..errors import InputError, InputTypeError
 from ..field import FlatField
 from ..gradients.base import smallest
 from ..integrator import Callbacks
+from ..methods import IMPLICIT_METHODS
+from ..newton import Newton
 from ..norms import Norm, state_norm
 from ..solver import ADAPTIVE_METHODS, Adams, Adaptive, FixedStep, Scipy, Solver
 from ..state import StateLayout
 
-# torchdiffeq's names; its "rk4" is the 3/8 rule
+# torchdiffeq's names; its "rk4" is the 3/8 rule, its implicit methods have fixed steps
 FIXED = {"euler": "euler", "midpoint": "midpoint", "heun2": "heun2", "heun3": "heun3", "ralston": "ralston",
          "rk4": "rk4_38", "rk4_38": "rk4_38", "rk4_classic": "rk4"}  # fmt: skip
+IMPLICIT = tuple(name for name, method in IMPLICIT_METHODS.items() if not method.adaptive or name == "radauIIA5")
 ADAMS = {"explicit_adams": False, "implicit_adams": True, "fixed_adams": True}
-DROPIN_METHODS = (*ADAPTIVE_METHODS, *FIXED, *ADAMS, "scipy_solver")
+ADAPTIVE = tuple(name for name in ADAPTIVE_METHODS if name not in IMPLICIT)
+DROPIN_METHODS = (*ADAPTIVE, *FIXED, *IMPLICIT, *ADAMS, "scipy_solver")
 
 _STEP_OPTIONS = {"step_size", "grid_constructor", "interp", "perturb", "norm"}
 _ADAPTIVE_OPTIONS = {"first_step", "min_step", "max_step", "step_t", "jump_t", "safety", "ifactor", "dfactor",
@@ -118,7 +122,7 @@ def read_solver(method: str, rtol: Any, atol: Any, options: dict[str, Any]) -> t
     if method not in DROPIN_METHODS:
         names = '{"' + '", "'.join(DROPIN_METHODS) + '"}.'
         raise InputError(f'Invalid method "{method}". Must be one of {names}')
-    if method in ADAPTIVE_METHODS:
+    if method in ADAPTIVE:
         _warn_unused(method, options, _ADAPTIVE_OPTIONS)
         return _adaptive(method, rtol, atol, options), options.get("norm")
     if method == "scipy_solver":
@@ -137,6 +141,10 @@ def read_solver(method: str, rtol: Any, atol: Any, options: dict[str, Any]) -> t
         name = "implicit_adams" if implicit else "explicit_adams"
         order, iterations = options.get("max_order"), int(options.get("max_iters", 4))
         return Adams(name, **grid, max_order=order, max_iters=iterations, rtol=rtol, atol=atol), options.get("norm")
+    if method in IMPLICIT:
+        _warn_unused(method, options, _STEP_OPTIONS | {"max_iters"})
+        nonlinear = Newton(max_iterations=int(options["max_iters"])) if "max_iters" in options else None
+        return FixedStep(method, **grid, nonlinear=nonlinear), options.get("norm")
     _warn_unused(method, options, _STEP_OPTIONS)
     return FixedStep(FIXED[method], **grid), options.get("norm")
 
@@ -173,7 +181,7 @@ def _warn_unused(method: str, options: dict[str, Any], known: set[str]) -> None:
 
 
 def _supported_callbacks(method: str) -> set[str]:
-    if method in ADAPTIVE_METHODS:
+    if method in ADAPTIVE:
         return set(_CALLBACKS)
     return set() if method == "scipy_solver" else {"callback_step"}
 

@@ -20,7 +20,7 @@ from ..per_sample import accepted_states, failure_message, integrate_per_sample
 from ..solution import Solution, Stats
 from ..solver import Adaptive, Scipy, Torchdiffeq
 from ..step import over_state
-from .base import Gradient, SolveProblem, judged, pad_with_nan, stats_of
+from .base import Gradient, SolveProblem, implicit_work, judged, pad_with_nan, stats_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _solve_per_sample(problem: SolveProblem) -> Solution:
     watch = EventWatch(problem.events, flat, start, y, problem.direction) if problem.events else None
     done = integrate_per_sample(stepper, ts, y, solver.first_step, watch, problem.save_at == "steps" or problem.dense)
     clock = done.clock
-    stats = Stats(flat.nfe, clock.accepted, clock.rejected)
+    stats = Stats(flat.nfe, clock.accepted, clock.rejected, **implicit_work(stepper.bound))
     solution = Solution(ts, done.ys, stats, clock.status, failure_message(clock, done.cause))
     if problem.save_at == "steps":
         solution.ts, solution.ys, solution.counts = accepted_states(done.steps)

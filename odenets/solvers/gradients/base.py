@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from ..events import Event
 from ..field import FlatField
 from ..fixed import FixedIntegrator
 from ..integrator import Integrator
+from ..one_step import BoundMethod
 from ..solution import Solution, Stats
 from ..solver import Adaptive, Solver
 from .parameters import parameters_of
@@ -88,7 +91,13 @@ class Gradient(ABC):
 
 
 def stats_of(flat: FlatField, integrator: Integrator) -> Stats:
-    return Stats(flat.nfe, integrator.accepted, integrator.rejected)
+    return Stats(flat.nfe, integrator.accepted, integrator.rejected, **implicit_work(getattr(integrator, "bound", None)))
+
+
+def implicit_work(bound: BoundMethod | None) -> dict[str, int]:
+    """What the implicit equations of a solve cost, as entries of `Stats`; nothing for explicit methods."""
+    work = getattr(bound, "work", None)
+    return {} if work is None else dataclasses.asdict(work)
 
 
 def judged(solution: Solution, integrator: Integrator) -> Solution:

@@ -111,8 +111,8 @@ class _Recorder(BoundMethod):
     def cause(self) -> str:  # type: ignore[override]
         return self.bound.cause
 
-    def accepted(self) -> None:
-        self.bound.accepted()
+    def accepted(self, where: Tensor | None = None) -> None:
+        self.bound.accepted(where)
         record, state = self.pending
         self.keep(len(self.records), state)
         self.records.append(record)

@@ -155,7 +155,7 @@ class StageSolver(ABC):
         keep = 1 if self.accuracy.per_sample else 0
         change = moves.abs().amax(0).flatten(keep).amax(-1)
         states = torch.maximum(base.abs(), (base + moves[-1]).abs()).flatten(keep).amax(-1)
-        return (change <= 200 * torch.finfo(base.dtype).eps * states).cpu().numpy()
+        return (change <= 32 * torch.finfo(base.dtype).eps * states).cpu().numpy()
 
 
 def bookkeeping_shape(accuracy: Accuracy, y: Tensor) -> tuple[int, ...]:

@@ -205,7 +205,7 @@ def test_a_large_batch_has_small_matrices():
     y0 = torch.linspace(-1, 1, 65536 * 3, dtype=torch.float32).reshape(-1, 3)
     with torch.no_grad():
         y1 = solve(lambda t, y: -(y**3), y0, (0.0, 0.5), solver="implicit_midpoint", steps=1).ys[-1]
-    assert (y1 - y0 + 0.5 * ((y0 + y1) / 2) ** 3).abs().max() < 1e-6
+    assert (y1 - y0 + 0.5 * ((y0 + y1) / 2) ** 3).abs().max() < 3e-6
 
 
 def test_samples_that_influence_each_other_are_one_system():

@@ -23,6 +23,7 @@ from .solution import Solution, Stats
 from .solve import solve
 from .solver import METHODS, Adams, Adaptive, FixedStep, Scipy, Solver, Torchdiffeq, resolve_solver
 from .split_field import SplitField
+from .steady_state import SteadyState, steady_state
 from .tableau import ButcherTableau
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "SplitField",
     "Stats",
     "Status",
+    "SteadyState",
     "Torchdiffeq",
     "consistent_start",
     "odeint",
@@ -63,4 +65,5 @@ __all__ = [
     "resolve_gradient",
     "resolve_solver",
     "solve",
+    "steady_state",
 ]

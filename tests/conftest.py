@@ -1,11 +1,15 @@
 """Shared by the tests of the command line: run it inside the test process, with the exit code and both streams."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():  # before anything imports Triton: its kernels are then interpreted
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 torch.set_num_threads(1)  # two cores: one thread per worker keeps results repeatable and the suite fast
 

@@ -1,0 +1,110 @@
+"""Triton kernels of Sinkhorn-Knopp: the whole iteration on chip, one read and one write of the matrices."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from odenets.kernels.backend import on_device_of
+
+
+@triton.jit
+def _start(logits, valid):
+    """exp of the logits after the first normalisation of columns, and after that of rows: [B, M, M], 0 outside."""
+    highest = tl.max(tl.where(valid, logits, -3e38), 1)
+    total = tl.sum(tl.where(valid, tl.exp(logits - highest[:, None, :]), 0.0), 1)
+    first = logits - (highest + tl.log(total))[:, None, :]
+    highest = tl.max(tl.where(valid, first, -3e38), 2)
+    total = tl.sum(tl.where(valid, tl.exp(first - highest[:, :, None]), 0.0), 2)
+    second = first - (highest + tl.log(total))[:, :, None]
+    return tl.where(valid, tl.exp(first), 0.0), tl.where(valid, tl.exp(second), 0.0)
+
+
+@triton.jit
+def forward_kernel(logits_ptr, out_ptr, tokens, iterations, N: tl.constexpr, M: tl.constexpr, B: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
+    i = tl.arange(0, M)
+    there = token < tokens
+    present = there[:, None] & (i < N)[None, :]
+    valid = present[:, :, None] & (i < N)[None, None, :]
+    at = token[:, None, None] * (N * N) + i[None, :, None] * N + i[None, None, :]
+    _, p = _start(tl.load(logits_ptr + at, mask=valid, other=0.0).to(tl.float32), valid)
+    row = tl.where(present, 1.0, 0.0)
+    column = row
+    for _ in range(1, iterations):
+        column = tl.where(present, 1.0 / tl.sum(p * row[:, :, None], 1), 0.0)
+        row = tl.where(present, 1.0 / tl.sum(p * column[:, None, :], 2), 0.0)
+    tl.store(out_ptr + at, p * row[:, :, None] * column[:, None, :], mask=valid)
+
+
+@triton.jit
+def backward_kernel(
+    g_ptr, logits_ptr, out_ptr, scratch_ptr, tokens, iterations, N: tl.constexpr, M: tl.constexpr, B: tl.constexpr
+):
+    """Reverse through the iterations; the rows' factors, recomputed, lie in scratch [iterations, tokens, n]."""
+    token = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
+    i = tl.arange(0, M)
+    there = token < tokens
+    present = there[:, None] & (i < N)[None, :]
+    valid = present[:, :, None] & (i < N)[None, None, :]
+    at = token[:, None, None] * (N * N) + i[None, :, None] * N + i[None, None, :]
+    first, p = _start(tl.load(logits_ptr + at, mask=valid, other=0.0).to(tl.float32), valid)
+    g = tl.load(g_ptr + at, mask=valid, other=0.0).to(tl.float32)
+    place = scratch_ptr + token[:, None] * N + i[None, :]
+    row = tl.where(present, 1.0, 0.0)
+    column = row
+    for k in range(1, iterations):
+        tl.store(place + (k - 1) * tokens * N, row, mask=present)
+        column = tl.where(present, 1.0 / tl.sum(p * row[:, :, None], 1), 0.0)
+        row = tl.where(present, 1.0 / tl.sum(p * column[:, None, :], 2), 0.0)
+    tl.debug_barrier()
+    dp = g * row[:, :, None] * column[:, None, :]
+    drow = tl.sum(g * p * column[:, None, :], 2)
+    dcolumn = tl.sum(g * p * row[:, :, None], 1)
+    for back in range(1, iterations):
+        k = iterations - back
+        before = tl.load(place + (k - 1) * tokens * N, mask=present, other=0.0)
+        # row_k = 1 / (P column_k) and column_k = 1 / (P^T row_{k-1})
+        dsum = -drow * row * row
+        dcolumn += tl.sum(p * dsum[:, :, None], 1)
+        dp += dsum[:, :, None] * column[:, None, :]
+        dsum = -dcolumn * column * column
+        dp += before[:, :, None] * dsum[:, None, :]
+        drow = tl.sum(p * dsum[:, None, :], 2)
+        row = before
+        dcolumn = tl.zeros_like(dcolumn)
+        if k > 1:
+            earlier = tl.load(place + (k - 2) * tokens * N, mask=present, other=0.0)
+            column = tl.where(present, 1.0 / tl.sum(p * earlier[:, :, None], 1), 0.0)
+    dsecond = dp * p
+    dfirst = dsecond - p * tl.sum(dsecond, 2)[:, :, None]
+    tl.store(out_ptr + at, dfirst - first * tl.sum(dfirst, 1)[:, None, :], mask=valid)
+
+
+def forward(logits: Tensor, iterations: int) -> Tensor:
+    """logits [tokens, n, n] contiguous -> doubly stochastic [tokens, n, n], float32."""
+    tokens, n, _ = logits.shape
+    out = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+    if tokens:
+        M, B = triton.next_power_of_2(n), _tokens(n)
+        with on_device_of(logits):
+            forward_kernel[(triton.cdiv(tokens, B),)](logits, out, tokens, iterations, N=n, M=M, B=B, num_warps=4)
+    return out
+
+
+def backward(g: Tensor, logits: Tensor, iterations: int) -> Tensor:
+    """Gradient of the logits [tokens, n, n], float32."""
+    tokens, n, _ = logits.shape
+    out = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+    if tokens:
+        M, B = triton.next_power_of_2(n), _tokens(n)
+        scratch = torch.empty(max(iterations - 1, 1), tokens, n, dtype=torch.float32, device=logits.device)
+        with on_device_of(logits):
+            backward_kernel[(triton.cdiv(tokens, B),)](
+                g, logits, out, scratch, tokens, iterations, N=n, M=M, B=B, num_warps=4
+            )
+    return out
+
+
+def _tokens(n: int) -> int:
+    return max(1, 2048 // triton.next_power_of_2(n) ** 2)

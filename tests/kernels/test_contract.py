@@ -1,0 +1,141 @@
+"""What every operator promises: the Triton kernels equal the float64 reference, forward and every gradient.
+
+Without a GPU the kernels run in Triton's interpreter; on one, they run as they are.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from odenets.kernels.backend import interpreted
+from tests.kernels.operators import DEVICE, OPERATORS, TOKENS, mapped, outputs, tensors, with_gradients
+
+NAMES = list(OPERATORS)
+# normwise, against the float64 reference of the inputs as rounded; the interpreter cuts off where a GPU rounds
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-7 if interpreted() else 2**-8}
+# logits of 100 lose two digits to their own rounding; every squaring of the exponential doubles the relative error
+LOOSER = {"sinkhorn of huge logits": 10, "exponential": 4}
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fresh memory holds NaN: an element that a kernel does not write shows."""
+    empty, empty_like = torch.empty, torch.empty_like
+
+    def fill(x: Tensor) -> Tensor:
+        return x.fill_(float("nan")) if x.is_floating_point() and not x.is_meta else x
+
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: fill(empty(*a, **k)))
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: fill(empty_like(*a, **k)))
+    yield
+
+
+def error(actual: Tensor, exact: Tensor) -> float:
+    assert torch.isfinite(actual).all()
+    return float((actual.detach().double() - exact.detach()).norm() / exact.detach().norm().clamp(min=1e-6))
+
+
+def compare(name: str, tokens: tuple[int, ...], size: tuple[int, ...], dtype: torch.dtype, noncontiguous=False):
+    operator = OPERATORS[name]
+    torch.manual_seed(hash((tokens, size)) % 1000)
+    inputs = mapped(operator.make(tokens, *size), lambda key, x: x if key in operator.wide else x.to(dtype))
+    if noncontiguous:
+        inputs = mapped(inputs, lambda _, x: x.transpose(0, -1).contiguous().transpose(0, -1) if x.dim() > 1 else x)
+    wide = mapped(inputs, lambda _, x: x.double())
+    probes = [torch.randn_like(x) for x in outputs(operator, wide, "reference")]
+    actual = with_gradients(operator, inputs, "triton", probes)
+    exact = with_gradients(operator, wide, "reference", probes)
+    for i, (a, e) in enumerate(zip(actual, exact, strict=True)):
+        if e is None:
+            assert a is None or not a.any(), f"number {i} has a gradient it should not have"
+        elif e.numel():
+            assert a.shape == e.shape
+            assert error(a, e) <= TOLERANCE[dtype] * LOOSER.get(name, 1), f"result number {i} (outputs first, then gradients)"
+
+
+@pytest.mark.parametrize("tokens", TOKENS, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_kernel_equals_the_reference_with_gradients(name: str, tokens: tuple[int, ...]):
+    compare(name, tokens, OPERATORS[name].sizes[0], torch.float32)
+
+
+@pytest.mark.parametrize(("name", "size"), [(n, s) for n in NAMES for s in OPERATORS[n].sizes[1:]], ids=str)
+def test_odd_sizes(name: str, size: tuple[int, ...]):
+    compare(name, (3,), size, torch.float32)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision(name: str):
+    compare(name, (5,), OPERATORS[name].sizes[0], torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_memory_in_another_order(name: str):
+    compare(name, (2, 3), OPERATORS[name].sizes[0], torch.float32, noncontiguous=True)
+
+
+@pytest.mark.parametrize("name", ["sinkhorn", "resolvent", "aggregate", "project", "attend"])
+def test_more_tokens_than_a_tile(name: str):
+    compare(name, (150,), (3,) if len(OPERATORS[name].sizes[0]) == 1 else (2, 5), torch.float32)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inputs_are_not_written_to(name: str):
+    inputs = OPERATORS[name].make((3,), *OPERATORS[name].sizes[0])
+    before = [x.clone() for x in tensors(inputs)]
+    with_gradients(OPERATORS[name], inputs, "triton", [torch.ones_like(x) for x in outputs(OPERATORS[name], inputs, "reference")])
+    assert all(torch.equal(a, b) for a, b in zip(tensors(inputs), before))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reference_passes_gradcheck(name: str):
+    operator = OPERATORS[name]
+    inputs = mapped(operator.make((2,), *(min(s, 3) for s in operator.sizes[0])), lambda _, x: x.double().cpu())
+    leaves = [x.requires_grad_() for x in tensors(inputs)]
+
+    def call(*_):
+        return [x for x in outputs(operator, inputs, "reference") if x.requires_grad]
+
+    assert torch.autograd.gradcheck(lambda *a: call(), leaves, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_survives_the_compiler_whole(name: str):
+    operator = OPERATORS[name]
+    inputs = mapped(operator.make((3,), *operator.sizes[0]), lambda _, x: x.requires_grad_())
+    compiled = torch.compile(lambda i: outputs(operator, i, "triton"), fullgraph=True, backend="aot_eager")
+    found = compiled(inputs)
+    expected = outputs(operator, inputs, "triton")
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+    leaves = tensors(inputs)
+    one, other = (
+        torch.autograd.grad(sum(x.sin().sum() for x in o if x.requires_grad), leaves, allow_unused=True)
+        for o in (found, expected)
+    )
+    for a, b in zip(one, other, strict=True):
+        assert (a is None) == (b is None) or not (a if b is None else b).any()
+        if a is not None and b is not None:
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_auto_is_the_reference_on_the_cpu_and_an_impossible_triton_says_why(name: str, monkeypatch: pytest.MonkeyPatch):
+    operator = OPERATORS[name]
+    inputs = mapped(operator.make((3,), *operator.sizes[0]), lambda _, x: x.cpu())
+    for a, b in zip(outputs(operator, inputs, "auto"), outputs(operator, inputs, "reference")):
+        assert torch.equal(a, b)
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(ValueError, match="needs a CUDA device, got a tensor on cpu"):
+        outputs(operator, inputs, "triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(ValueError, match="float32, bfloat16 and float16, got torch.float64; use backend='reference'"):
+        outputs(operator, mapped(inputs, lambda _, x: x.double()), "triton")
+    with pytest.raises(ValueError, match="auto, reference, triton, got 'cuda'"):
+        outputs(operator, inputs, "cuda")
+
+
+def test_device_is_as_expected():
+    assert next(iter(tensors(OPERATORS["delta"].make((1,), 3, 1)))).device.type == DEVICE

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from odenets.blocks.base import Block, step_size
 from odenets.blocks.branches import Prenormed
 from odenets.blocks.history import mix
+from odenets.kernels.backend import fused
+from odenets.kernels.depth_mix import attend
 
 
 class Attended(NamedTuple):
@@ -52,6 +54,8 @@ class AttentionResidual(Block):
     def forward(self, t: Tensor | float, x: Attended, h: Tensor | float) -> Attended:
         new = step_size(h, x.x) * self.field(t, x.x)
         values, scales = (*x.values, new), (*x.scales, self._scale(new))
+        if fused(new) and self.axis in (-1, new.dim() - 1):
+            return Attended(attend(self.query, torch.stack(scales, -1), values), values, scales)
         # w . RMSNorm(v) = (w . v) / rms(v), in float32 or wider: a softmax over a hundred terms needs the digits.
         dtype = scales[0].dtype
         query = self.query.to(dtype)

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from odenets.blocks.flow_block import FeaturesLast
-from odenets.blocks.streams import StreamBlock, wide
+from odenets.blocks.streams import StreamBlock
 from odenets.flows import Scheme, StreamFlow, resolve_scheme
 from odenets.flows.flow import Frozen
 from odenets.flows.linear import Outer, StreamMatrix, generator_basis, generator_from_rates, sinkhorn
 from odenets.flows.linear.base import Forcing, StepSize
+from odenets.kernels.mhc import expand, project
 
 PARAMETRISATIONS = ("sinkhorn", "generator")
 RMS_EPS = 1e-20
@@ -128,10 +129,10 @@ class _Coefficients(nn.Module):
     def logits(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """H~_pre [.., n], H~_post [.., n], H~_res [.., n^2 or K] for X [.., n, C]."""
         with torch.autocast(x.device.type, enabled=False):
-            flat = wide(x.flatten(-2))
-            r = (flat.square().mean(-1, keepdim=True) + RMS_EPS).sqrt()
-            parts = (flat @ self.phi.to(flat.dtype)).split(self.sizes, -1)
-            alpha, b = self.alpha.to(flat.dtype), self.b.to(flat.dtype).split(self.sizes)
+            m, square = project(x, self.phi)
+            r = (square.unsqueeze(-1) + RMS_EPS).sqrt()
+            parts = m.split(self.sizes, -1)
+            alpha, b = self.alpha.to(m.dtype), self.b.to(m.dtype).split(self.sizes)
             pre, post, res = (alpha[i] * part / r + b[i] for i, part in enumerate(parts))
         return pre, post, res
 
@@ -182,6 +183,12 @@ class _SinkhornFlow(StreamFlow):
 
 class _StepMap(StreamMatrix):
     """A = M, stepped by I + M whatever h is; the forcing takes h."""
+
+    def _fused(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor | None:
+        assert isinstance(b, Outer)
+        eye = torch.eye(self.m.shape[-1], dtype=self.m.dtype, device=self.m.device)
+        step = h.reshape(*h.shape, *[1] * (x.dim() - 1 - h.dim())) if isinstance(h, Tensor) and h.dim() else h
+        return expand(x, eye + self.m, step * b.u, b.v)
 
     def _propagate(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor:
         assert isinstance(b, Outer)

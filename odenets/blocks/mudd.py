@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from odenets.blocks.base import Block, step_size
 from odenets.blocks.history import mix
+from odenets.kernels.backend import fused
+from odenets.kernels.depth_mix import mix as depth_mix
 
 
 class History(NamedTuple):
@@ -100,6 +102,9 @@ class Mudd(Block):
         latest = earlier[-1].movedim(self.axis, -1)
         latest = latest * (latest.square().mean(-1, keepdim=True) + self.eps).rsqrt()
         dynamic = self.w2(nn.functional.gelu(self.w1(latest))).unflatten(-1, (self.streams, self.window))
+        if fused(latest) and self.axis in (-1, latest.dim() - 1):
+            weights = (dynamic + self.a)[..., : len(earlier)]
+            return tuple(depth_mix(weights[..., s, :], earlier[::-1]) for s in range(self.streams))
         weights = (dynamic + self.a).to(earlier[-1].dtype).unsqueeze(self.axis - 2 if self.axis < 0 else self.axis)
         return tuple(mix([weights[..., s, j] for j in range(len(earlier))], earlier[::-1]) for s in range(self.streams))
 

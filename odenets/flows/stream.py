@@ -8,6 +8,7 @@ from torch import Tensor
 
 from odenets.flows.flow import Frozen, SemilinearFlow
 from odenets.flows.linear import Generator, Outer, StreamMatrix
+from odenets.kernels.mhc import aggregate
 
 
 class StreamFlow(SemilinearFlow):
@@ -36,6 +37,6 @@ class StreamFlow(SemilinearFlow):
 
     def freeze(self, t: Tensor | float, x: Tensor) -> Frozen:
         m, q, p = self.coefficients(t, x)
-        read = (q.unsqueeze(-1) * x).sum(-2).to(x.dtype)
+        read = aggregate(x, q)
         part = Generator(m) if self.generator else StreamMatrix(m)
         return Frozen(part, Outer(p, self.branch(t, read)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 import importlib.util
 import logging
 import os
@@ -14,6 +15,7 @@ BACKENDS = ("auto", "reference", "triton")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _INSTALLED = importlib.util.find_spec("triton") is not None
 _log = logging.getLogger(__name__)
+_preferred = ["auto"]  # the innermost `prefer` is last
 chosen: dict[str, str] = {}
 """What ran last, per operator: `{"delta": "triton"}`, for a run's log."""
 
@@ -26,6 +28,8 @@ def choose(operator: str, backend: str, *tensors: Tensor) -> str:
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend= takes one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "auto":
+        backend = _preferred[-1]
     if backend == "reference" or (backend == "auto" and not tensors[0].is_cuda):
         name = "reference"
     else:
@@ -37,6 +41,29 @@ def choose(operator: str, backend: str, *tensors: Tensor) -> str:
         chosen[operator] = name
         _log.info("%s runs on the %s backend", operator, name)
     return name
+
+
+@contextlib.contextmanager
+def prefer(backend: str) -> Iterator[None]:
+    """Inside, what is left to "auto" runs on this backend: "triton" for models on the CPU under the interpreter,
+    "reference" to check a model on a GPU.
+
+    Raises:
+        ValueError: an unknown backend.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend= takes one of {', '.join(BACKENDS)}, got {backend!r}")
+    _preferred.append(backend)
+    try:
+        yield
+    finally:
+        _preferred.pop()
+
+
+def fused(x: Tensor) -> bool:
+    """Whether a caller that has a path of its own for the CPU should take the operator's instead."""
+    wanted = _preferred[-1]
+    return wanted == "triton" or (wanted == "auto" and x.is_cuda and x.dtype in DTYPES and _INSTALLED)
 
 
 def why_not_triton(*tensors: Tensor) -> str:

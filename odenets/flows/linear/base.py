@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from odenets.flows.scheme import Scheme
+from odenets.kernels.backend import fused
 
 StepSize = float | Tensor
 
@@ -80,10 +81,18 @@ class LinearPart(ABC):
             ValueError: if the shapes of h, x and the part do not fit.
         """
         self._check(x)
+        if fused(x):
+            new = self._fused(scheme, h, x, b)
+            if new is not None:
+                return new
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         with torch.autocast(x.device.type, enabled=False):
             new = self._propagate(scheme, over_tokens(h, wide, self.core_dims), wide, _like(b, wide))
         return new.to(x.dtype)
+
+    def _fused(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor | None:
+        """`propagate` by a kernel, in x's own dtype; None where there is none for this part and forcing."""
+        return None
 
     @abstractmethod
     def _propagate(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor:

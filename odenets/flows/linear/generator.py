@@ -8,7 +8,11 @@ import math
 import torch
 from torch import Tensor
 
+from odenets.flows.exponential import Exponential
 from odenets.flows.linear.stream import StreamMatrix
+from odenets.flows.rational import Rational
+from odenets.flows.scheme import Scheme
+from odenets.kernels.generator import exponential, resolvent
 
 BASES = ("all", "cyclic", "transpositions")
 _MOST = 6  # streams for which all n! - 1 permutations are at hand: 719
@@ -25,6 +29,17 @@ class Generator(StreamMatrix):
     Args:
         g: generators [.., n, n] or [n, n]; not checked here (see `check_generator`): that would wait for the device.
     """
+
+    def _functions(self, scheme: Scheme, m: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(scheme, Exponential):
+            return exponential(m)
+        if isinstance(scheme, Rational) and len(scheme.denominator) == 2 and len(scheme.numerator) == 1:
+            # Q = 1/(1 - d z), R = 1 + z Q = 1 - 1/d + Q/d: an M-matrix to invert, and nothing else
+            d = -scheme.denominator[1]
+            q = resolvent(d * m)
+            eye = torch.eye(m.shape[-1], dtype=q.dtype, device=m.device)
+            return eye + (q - eye) / d, q
+        return scheme.matrices(m)
 
     @property
     def cfl_limit(self) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from odenets.flows.linear.base import Along, Forcing, LinearPart, StepSize, fit
 from odenets.flows.scheme import Scheme
+from odenets.kernels.delta import delta
 
 COEFFICIENTS = ("paper", "exact")
 
@@ -72,6 +73,13 @@ class RankOne(LinearPart):
         if self.coefficient == "exact":
             return s * scheme.Q(-s * kappa)
         return scheme.gate(s if isinstance(s, Tensor) else torch.full((), s, dtype=kappa.dtype, device=kappa.device))
+
+    def _fused(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor | None:
+        if not isinstance(b, Along):
+            return None
+        if isinstance(h, Tensor) and h.dim():
+            h = h.reshape(*h.shape, *[1] * (x.dim() - 2 - h.dim()))
+        return delta(x, self.k, b.v, self.gate(scheme, h), eps=None)[0]
 
     def _propagate(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor:
         k = self.k.to(x.dtype)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from odenets.flows.linear.base import Forcing, LinearPart, Outer, StepSize, fit
 from odenets.flows.scheme import Scheme
+from odenets.kernels.mhc import expand
 
 
 class StreamMatrix(LinearPart):
@@ -47,8 +48,18 @@ class StreamMatrix(LinearPart):
         m = self.m.to(torch.promote_types(self.m.dtype, torch.float32))
         if isinstance(h, Tensor) and h.dim():
             h = h.to(m.dtype).reshape(*h.shape, *[1] * ((m.dim() - 2 if tokens is None else tokens) + 2 - h.dim()))
-        r, q = scheme.matrices(h * m)
+        r, q = self._functions(scheme, h * m)
         return r, h * q
+
+    def _functions(self, scheme: Scheme, m: Tensor) -> tuple[Tensor, Tensor]:
+        """R(m) and Q(m)."""
+        return scheme.matrices(m)
+
+    def _fused(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor | None:
+        if not isinstance(b, Outer):
+            return None
+        r, q = self.step_matrices(scheme, h, tokens=x.dim() - 2)
+        return expand(x, r, (q @ b.u.to(q.dtype).unsqueeze(-1)).squeeze(-1), b.v)
 
     def _propagate(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor:
         m = self.m.to(x.dtype)

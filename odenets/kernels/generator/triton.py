@@ -151,7 +151,8 @@ def resolvent_backward(g: Tensor, r: Tensor) -> Tensor:
 
 def exponential(m: Tensor) -> tuple[Tensor, Tensor]:
     """m [tokens, n, n] contiguous -> e^m and phi_1(m), float32."""
-    return _launch(exponential_kernel, m, 2, _squarings(m), DEGREE=DEGREE)
+    e, phi = _launch(exponential_kernel, m, 2, _squarings(m), DEGREE=DEGREE)
+    return e, phi
 
 
 def exponential_backward(ge: Tensor, gphi: Tensor, m: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def expand_kernel(x_ptr, h_ptr, post_ptr, f_ptr, out_ptr, C, N: tl.constexpr, BL
     f = tl.load(f_ptr + token * C + c, mask=inside, other=0.0).to(tl.float32)
     streams = ()
     for j in tl.static_range(N):
-        streams = streams + (tl.load(x_ptr + (token * N + j) * C + c, mask=inside, other=0.0).to(tl.float32),)
+        streams = streams + (tl.load(x_ptr + (token * N + j) * C + c, mask=inside, other=0.0).to(tl.float32),)  # type: ignore[assignment]
     for i in tl.static_range(N):
         y = tl.load(post_ptr + token * N + i).to(tl.float32) * f
         for j in tl.static_range(N):
@@ -69,7 +69,7 @@ def expand_backward_kernel(
     dpost = tl.zeros([M, BLOCK], tl.float32)
     dh = ()
     for _ in tl.static_range(N):
-        dh = dh + (tl.zeros([M, BLOCK], tl.float32),)
+        dh = dh + (tl.zeros([M, BLOCK], tl.float32),)  # type: ignore[assignment]
     for start in range(0, C, BLOCK):
         c = start + tl.arange(0, BLOCK)
         inside = present[:, None] & (c < C)[None, :]
@@ -84,7 +84,7 @@ def expand_backward_kernel(
             column = tl.load(h_ptr + (token * N + n) * N + j, mask=present, other=0.0).to(tl.float32)
             tl.store(dx_ptr + row, tl.sum(column[:, None] * g, 0).to(dx_ptr.dtype.element_ty), mask=c < C)
             x = tl.load(x_ptr + row, mask=c < C, other=0.0).to(tl.float32)
-            updated = updated + (dh[j] + g * x[None, :],)
+            updated = updated + (dh[j] + g * x[None, :],)  # type: ignore[assignment]
         dh = updated
     tl.store(dpost_ptr + token * N + n, tl.sum(dpost, 1).to(dpost_ptr.dtype.element_ty), mask=present)
     for j in tl.static_range(N):

@@ -191,6 +191,9 @@ class NewtonSolver(StageSolver):
         failed = np.zeros(bookkeeping_shape(self.accuracy, self.y), bool)
         kappa = self.kappa(self.y)
         residual = equations.slopes(k) - k
+        if not bool(torch.isfinite(residual).all()):  # the guess is out of reach: start from the state itself
+            k = torch.zeros_like(k)
+            residual = equations.slopes(k) - k
         merit = torch.linalg.vector_norm(by_system(residual, self.dims), dim=-1)
         for _ in range(5 * self.settings.max_iterations):
             if self.dense:

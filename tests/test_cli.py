@@ -49,6 +49,9 @@ def user_configs(tmp_path: Path) -> Path:
         (["experiment=digits", "model=neural_ode", "solver.steps=4"], ["solver", "exclusive", "steps", "step_size"]),
         (["experiment=digits", "model=neural_ode", "solver=scipy"], ["Scipy", "gradient='adjoint'"]),
         (["experiment=digits", "branch=mlp"], ["MLP expects x"]),
+        (["experiment=bytes_lm", "gradient=downdate"], ["gradient=downdate needs", "delta", "got Residual"]),
+        (["experiment=digits", "gradient=selective"], ["gradient=selective needs", "manifold_hyper", "got Residual"]),
+        (["experiment=digits", "model=neural_ode", "gradient=downdate"], ["unknown gradient Downdate"]),
         (["experiment=bytes_lm", "block=hamiltonian"], ["Hamiltonian takes no branch", "block=residual"]),
         (["experiment=digits", "block=engram"], ["Engram needs", "ids"]),
         (

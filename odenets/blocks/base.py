@@ -47,7 +47,15 @@ class Block(nn.Module, ABC):
 
 
 class ReversibleBlock(Block):
-    """A block whose step can be undone in closed form, so that no state need be kept for the backward pass."""
+    """A block whose step can be undone in closed form, so that no state need be kept for the backward pass.
+
+    Attributes:
+        branches: names of the submodules that `forward` calls, as f(t, z), and that `inverse` calls at the same points
+            in the opposite order: the backward pass then evaluates them once for both. Leave it empty if that does not
+            hold.
+    """
+
+    branches: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def inverse(self, t: Tensor | float, x: Any, h: Tensor | float) -> Any:

@@ -31,6 +31,8 @@ class CoupledBlock(ReversibleBlock):
         ValueError: unknown `split`, or (on `lift`) an odd size to halve.
     """
 
+    branches = ("field", "field2")
+
     def __init__(self, split: str = "duplicate", axis: int = -1):
         super().__init__()
         if split not in SPLITS:

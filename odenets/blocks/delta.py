@@ -11,7 +11,7 @@ from odenets.blocks.gate import Rate
 from odenets.blocks.value_channels import COMPRESS, EXPAND
 from odenets.flows import DeltaFlow, Scheme, resolve_scheme
 from odenets.flows.flow import Frozen
-from odenets.flows.linear import Along, Forcing, RankOne, guarded_unit
+from odenets.flows.linear import Along, Forcing, RankOne, Undo, guarded_unit
 from odenets.flows.linear.base import StepSize
 
 NORM_EPS = 1e-6
@@ -167,3 +167,6 @@ class _WriteOnly(RankOne):
     def _propagate(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor:
         # From a state of zeros there is nothing to erase: only the write is left.
         return x + super()._propagate(scheme, h, torch.zeros_like(x), b)
+
+    def _undo(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Undo:
+        return super()._undo(scheme, h, torch.zeros_like(x), b)

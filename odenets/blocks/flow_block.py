@@ -4,6 +4,8 @@ from torch import Tensor, nn
 
 from odenets.blocks.base import Block
 from odenets.flows import Scheme, SemilinearFlow, frozen_step, half_frozen_step, resolve_scheme
+from odenets.flows.linear import Undo
+from odenets.flows.step import freeze_at_middle
 
 STEPS = {"frozen": frozen_step, "half_frozen": half_frozen_step}
 
@@ -40,6 +42,14 @@ class FlowBlock(Block):
     def forward(self, t: Tensor | float, x: Tensor, h: Tensor | float) -> Tensor:
         """The state after a step h from the state x [B, ..]; t and h floats, [] or [B]. Returns x's shape, dtype."""
         return STEPS[self.step](self.flow, self.scheme, t, x, h)
+
+    def forward_and_undo(self, t: Tensor | float, x: Tensor, h: Tensor | float) -> tuple[Tensor, Undo]:
+        """`forward` and what rebuilds x from its result (see `LinearPart.undo`)."""
+        if self.step == "frozen":
+            linear, forcing = self.flow.freeze(t, x)
+        else:
+            linear, forcing = freeze_at_middle(self.flow, self.scheme, t, x, h)
+        return linear.propagate(self.scheme, h, x, forcing), linear.undo(self.scheme, h, x, forcing)
 
     def lift(self, x: Tensor) -> Tensor:
         """Channels last: [B, C, H, W] -> [B, H, W, C] for channel_dim = 1."""

@@ -10,9 +10,10 @@ from odenets.blocks.flow_block import FeaturesLast
 from odenets.blocks.streams import StreamBlock
 from odenets.flows import Scheme, StreamFlow, resolve_scheme
 from odenets.flows.flow import Frozen
-from odenets.flows.linear import Outer, StreamMatrix, generator_basis, generator_from_rates, sinkhorn
+from odenets.flows.linear import Outer, StreamMatrix, StreamUndo, generator_basis, generator_from_rates, sinkhorn
 from odenets.flows.linear.base import Forcing, StepSize
 from odenets.kernels.mhc import expand, project
+from odenets.flows.linear.stream import inverse_or_nan
 
 PARAMETRISATIONS = ("sinkhorn", "generator")
 RMS_EPS = 1e-20
@@ -175,10 +176,8 @@ class _GeneratorCoefficients(_Coefficients):
 class _SinkhornFlow(StreamFlow):
     """The stream flow whose step is I + mixing for every step size."""
 
-    def freeze(self, t: Tensor | float, x: Tensor) -> Frozen:
-        linear, forcing = super().freeze(t, x)
-        assert isinstance(linear, StreamMatrix)
-        return Frozen(_StepMap(linear.m), forcing)
+    def frozen(self, m: Tensor, p: Tensor, f: Tensor) -> Frozen:
+        return Frozen(_StepMap(m), Outer(p, f))
 
 
 class _StepMap(StreamMatrix):
@@ -193,3 +192,9 @@ class _StepMap(StreamMatrix):
     def _propagate(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor:
         assert isinstance(b, Outer)
         return x + self.m.to(x.dtype) @ x + h * b.u.unsqueeze(-1) * b.v.unsqueeze(-2)
+
+    def _undo(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> StreamUndo:
+        assert isinstance(b, Outer)
+        m = self.m.to(x.dtype)
+        inverse = inverse_or_nan(torch.eye(m.shape[-1], dtype=m.dtype, device=m.device) + m)
+        return StreamUndo(inverse, (inverse @ (h * b.u.unsqueeze(-1))).squeeze(-1), b.v)

@@ -34,6 +34,8 @@ class Momentum(ReversibleBlock):
         ValueError: gamma outside [0, 1), or (in `inverse`) gamma = 0.
     """
 
+    branches = ("field",)
+
     def __init__(self, branch: nn.Module, gamma: float = 0.9, norm: nn.Module | None = None):
         super().__init__()
         if not 0 <= gamma < 1:

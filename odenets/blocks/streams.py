@@ -39,6 +39,24 @@ class StreamBlock(FlowBlock):
         """R(h mixing) [.., n, n]: H_res, what a frozen step h (a float or 0-dim) does to the streams themselves."""
         return self.scheme.R_matrix(h * self.coefficients(t, x).mixing)
 
+    def aggregate(self, t: Tensor | float, x: Tensor, h: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A frozen step's mixing and write weights at x [.., n, C], and its branch's input [.., C]."""
+        assert isinstance(self.flow, StreamFlow)
+        m, q, p = self.flow.coefficients(t, x)
+        return m, p, self.flow.read(q, x)
+
+    def branch(self, t: Tensor | float, u: Tensor, h: float | Tensor) -> Tensor:
+        """The branch's output for its input u [.., C]."""
+        assert isinstance(self.flow, StreamFlow)
+        return self.flow.branch(t, u)
+
+    def expand(self, t: Tensor | float, x: Tensor, m: Tensor, p: Tensor, f: Tensor, h: float | Tensor) -> Tensor:
+        """The frozen step from x [.., n, C] with mixing m, write weights p and the branch's output f [.., C]:
+        `forward` is `aggregate`, `branch`, `expand`."""
+        assert isinstance(self.flow, StreamFlow)
+        linear, forcing = self.flow.frozen(m, p, f)
+        return linear.propagate(self.scheme, h, x, forcing)
+
     def lift(self, x: Tensor) -> Tensor:
         """[.., C] -> [.., n, C], n copies."""
         x = super().lift(x).unsqueeze(-2)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from odenets.flows.flow import SemilinearFlow
+from odenets.flows.flow import Frozen, SemilinearFlow
 from odenets.flows.registry import resolve_scheme
 from odenets.flows.scheme import Scheme
 from odenets.solvers import TABLEAUS, ButcherTableau, FixedStep, Solver, solve
@@ -56,10 +56,15 @@ def half_frozen_step(
             "the flow."
         )
     scheme = resolve_scheme(scheme)
+    linear, forcing = freeze_at_middle(flow, scheme, t, x, h)
+    return linear.propagate(scheme, h, x, forcing)
+
+
+def freeze_at_middle(flow: SemilinearFlow, scheme: Scheme, t: Tensor | float, x: Tensor, h: Tensor | float) -> Frozen:
+    """A and b at the middle that a frozen step of size h/2 predicts; arguments as for `half_frozen_step`."""
     linear, forcing = flow.freeze(t, x)
     middle = linear.propagate(scheme, h / 2, x, forcing)
-    linear, forcing = flow.freeze(t + h / 2, middle)
-    return linear.propagate(scheme, h, x, forcing)
+    return flow.freeze(t + h / 2, middle)
 
 
 def full_step(

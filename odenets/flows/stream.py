@@ -37,6 +37,12 @@ class StreamFlow(SemilinearFlow):
 
     def freeze(self, t: Tensor | float, x: Tensor) -> Frozen:
         m, q, p = self.coefficients(t, x)
-        read = aggregate(x, q)
-        part = Generator(m) if self.generator else StreamMatrix(m)
-        return Frozen(part, Outer(p, self.branch(t, read)))
+        return self.frozen(m, p, self.branch(t, self.read(q, x)))
+
+    def read(self, q: Tensor, x: Tensor) -> Tensor:
+        """The branch's input q^T X [.., C]."""
+        return aggregate(x, q)
+
+    def frozen(self, m: Tensor, p: Tensor, f: Tensor) -> Frozen:
+        """The linear part and forcing for mixing m, write weights p and the branch's output f [.., C]."""
+        return Frozen(Generator(m) if self.generator else StreamMatrix(m), Outer(p, f))

@@ -1,7 +1,6 @@
 """A stack of blocks over an interval of integration time."""
 
 import copy
-import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -11,8 +10,11 @@ from torch import Tensor, nn
 
 from odenets.blocks import Block
 from odenets.fields.basis import BASES, grid
+from odenets.models.block_step import BlockStep, template
+from odenets.models.gradients import StackGradient, resolve_stack_gradient
 from odenets.models.step_sizes import make_step_sizes
 from odenets.models.varying_block import VaryingBlock, interpolated, rescheme
+from odenets.solvers import Gradient
 
 PARAMETERS = ("per_step", "tied", *BASES)
 Factory = Callable[..., Block]
@@ -37,13 +39,15 @@ class FlowStack(nn.Module):
         nodes: coefficients of a function of time.
         steps: "fixed": h = T/N; "free": every h_n is learned, positive (they start at T/N); "sum_to_T": learned with
             their sum fixed. A block's time t_n is the sum of the steps before it.
+        gradient: how the stack is differentiated (see `odenets.models.gradients`): "autograd", or with less memory
+            "checkpoint", "recursive", "reversible", "downdate", "selective", or one of their classes with its settings.
 
     Attributes:
         times: t_0 .. t_N of equal steps (learned ones: `schedule`).
 
     Raises:
-        ValueError: N < 1 or no multiple of the number of kinds, T not finite and > 0, an unknown `parameters` or
-            `steps`, or `block` is not a factory of Blocks.
+        ValueError: N < 1 or no multiple of the number of kinds, T not finite and > 0, an unknown `parameters`, `steps`
+            or `gradient`, blocks that the gradient cannot be used with, or `block` is not a factory of Blocks.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class FlowStack(nn.Module):
         parameters: str = "per_step",
         nodes: int = 4,
         steps: Literal["fixed", "free", "sum_to_T"] = "fixed",
+        gradient: StackGradient | Gradient | str = "autograd",
     ):
         super().__init__()
         if N < 1:
@@ -85,6 +90,8 @@ class FlowStack(nn.Module):
         else:
             count = self.kinds if parameters == "tied" else N
             self.blocks = nn.ModuleList(_placed(factories[n % self.kinds], n, count)() for n in range(count))
+        self.gradient = resolve_stack_gradient(gradient)
+        self.gradient.check([template(block) for block in self.blocks])
 
     @property
     def h(self) -> float:
@@ -145,9 +152,7 @@ class FlowStack(nn.Module):
         Raises:
             ValueError: context lacks what a block needs.
         """
-        state: Any = self.block(0).lift(x)
-        for step in self.steps(x, context):
-            state = step(state)
+        state = self.gradient.run(self.steps(x, context), self.block(0).lift(x))
         return self.block(self.N - 1).readout(state)
 
     def trajectory(self, x: Tensor, context: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -162,10 +167,10 @@ class FlowStack(nn.Module):
             states = [self.block(max(n - 1, 0)).readout(state) for n, state in enumerate(states)]
         return torch.stack(states)
 
-    def steps(self, x: Tensor, context: Mapping[str, Tensor] | None = None) -> Iterator[Callable[[Any], Any]]:
+    def steps(self, x: Tensor, context: Mapping[str, Tensor] | None = None) -> Iterator[BlockStep]:
         """Every step in turn as a function of the state alone: `forward` is lift, all of these, readout."""
         for n, (t, h) in enumerate(self.schedule(x)):
-            yield functools.partial(_take, self._step(n), t, h, self._inputs(n, context))
+            yield BlockStep(self.block(n), t, h, self._inputs(n, context), self._weights(n))
 
     def schedule(self, x: Tensor) -> list[tuple[Tensor, Tensor | float]]:
         """(t_n, h_n) of every step, for an input x: the times 0-dim on its device, equal step sizes as floats."""
@@ -177,15 +182,15 @@ class FlowStack(nn.Module):
         sizes = (trained / self.factor).repeat_interleave(self.factor, dim=0).flatten()  # [N]
         return list(zip((sizes.cumsum(0) - sizes).unbind(), sizes.unbind()))
 
-    def _step(self, n: int) -> Callable[..., Any]:
-        block = self.block(n)
+    def _weights(self, n: int) -> dict[str, Tensor] | None:
+        """Parameters between those of the block of step n and of the next of its kind; None: its own."""
         if self.interpolation == "constant" or self.tied:
-            return block
+            return None
         cycle, part = divmod(n // self.kinds, self.factor)
         last = cycle == len(self.blocks) // self.kinds - 1
         if part == 0 or last:
-            return block
-        return interpolated(block, self.block(n + self.factor * self.kinds), part / self.factor)
+            return None
+        return interpolated(self.block(n), self.block(n + self.factor * self.kinds), part / self.factor)
 
     def _inputs(self, n: int, context: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         block, given = self.block(n), context or {}
@@ -201,11 +206,7 @@ class FlowStack(nn.Module):
         return module
 
     def extra_repr(self) -> str:
-        return f"T={self.T:g}, N={self.N}, h={self.h:g}, tied={self.tied}"
-
-
-def _take(block: Callable[..., Any], t: Tensor, h: Tensor | float, inputs: Mapping[str, Tensor], state: Any) -> Any:
-    return block(t, state, h, **inputs)
+        return f"T={self.T:g}, N={self.N}, h={self.h:g}, tied={self.tied}, gradient={self.gradient}"
 
 
 def _placed(factory: Factory, index: int, count: int) -> Factory:

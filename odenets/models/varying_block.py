@@ -55,9 +55,14 @@ class VaryingBlock(Block):
     def readout(self, state: Any) -> Tensor:
         return self._call(self._ends[1], self.T, _leaf(state), state)
 
+    def call(self, method: str, t: Tensor, *arguments: Any) -> Any:
+        """Another method of the template, `method(t, *arguments)`, with the parameters at time t (0-dim)."""
+        weights = {f"block.{name}": w for name, w in self.varying.weights(as_time(t, _leaf(arguments[0]))).items()}
+        return functional_call(Method(self.template, method), weights, (t, *arguments))
+
     def _bind(self) -> None:
         # In a tuple: modules that hold the template a second time must not be children.
-        self._ends = (_Method(self.template, "lift"), _Method(self.template, "readout"))
+        self._ends = (Method(self.template, "lift"), Method(self.template, "readout"))
 
     def _call(self, method: nn.Module, t: float, like: Tensor, argument: Any) -> Any:
         weights = {f"block.{name}": w for name, w in self.varying.weights(as_time(t, like)).items()}
@@ -69,7 +74,7 @@ def _leaf(state: Any) -> Tensor:
     return _leaf(state[0]) if isinstance(state, tuple) else state
 
 
-class _Method(nn.Module):
+class Method(nn.Module):
     """A method of a block as a module's forward, which is all that `functional_call` calls."""
 
     def __init__(self, block: Block, method: str):
@@ -77,12 +82,12 @@ class _Method(nn.Module):
         self.block = block
         self.method = method
 
-    def forward(self, argument: Any) -> Any:
-        return getattr(self.block, self.method)(argument)
+    def forward(self, *arguments: Any) -> Any:
+        return getattr(self.block, self.method)(*arguments)
 
 
-def interpolated(first: Block, second: Block, weight: float) -> Callable[..., Any]:
-    """The step of a block whose parameters are `(1 - weight) first + weight second`, with gradients to both.
+def interpolated(first: Block, second: Block, weight: float) -> dict[str, Tensor]:
+    """The parameters `(1 - weight) first + weight second` by name, with gradients to both.
 
     Raises:
         ValueError: the two blocks' parameters have different names or shapes.
@@ -93,8 +98,7 @@ def interpolated(first: Block, second: Block, weight: float) -> Callable[..., An
             f"linear interpolation needs blocks with the same parameters, got {type(first).__name__} and "
             f"{type(second).__name__} that differ; use interpolation='constant'"
         )
-    weights = {name: torch.lerp(p, other[name], weight) for name, p in one.items()}
-    return lambda t, x, h, **inputs: functional_call(first, weights, (t, x, h), inputs)
+    return {name: torch.lerp(p, other[name], weight) for name, p in one.items()}
 
 
 def rescheme(block: Block, name: str) -> Block:

@@ -14,6 +14,7 @@ from odenets.flows.linear.rank_one import RankOne, guarded_unit
 from odenets.flows.linear.sinkhorn import DoublyStochasticError, doubly_stochastic_error, sinkhorn
 from odenets.flows.linear.skew import Skew
 from odenets.flows.linear.stream import StreamMatrix
+from odenets.flows.linear.undo import RankOneUndo, StreamUndo, Undo
 from odenets.flows.linear.zero import Zero
 
 __all__ = [
@@ -25,8 +26,11 @@ __all__ = [
     "LinearPart",
     "Outer",
     "RankOne",
+    "RankOneUndo",
     "Skew",
     "StreamMatrix",
+    "StreamUndo",
+    "Undo",
     "Zero",
     "cfl_limit",
     "check_generator",

@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from odenets.flows.linear.undo import Undo
 from odenets.flows.scheme import Scheme
 from odenets.kernels.backend import fused
 
@@ -93,6 +94,22 @@ class LinearPart(ABC):
     def _fused(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor | None:
         """`propagate` by a kernel, in x's own dtype; None where there is none for this part and forcing."""
         return None
+
+    def undo(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing = None) -> Undo:
+        """What rebuilds x from `propagate(scheme, h, x, b)`, smaller than x; same arguments.
+
+        Raises:
+            ValueError: a part without such a form (all but `RankOne` with `Along`, and `StreamMatrix` with `Outer`).
+        """
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        with torch.autocast(x.device.type, enabled=False):
+            return self._undo(scheme, over_tokens(h, wide, self.core_dims), wide, _like(b, wide))
+
+    def _undo(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Undo:
+        raise ValueError(
+            f"a step of {type(self).__name__} is not undone from less than its state: only delta steps and mixings of "
+            "streams are"
+        )
 
     @abstractmethod
     def _propagate(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor:

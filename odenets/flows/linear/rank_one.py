@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from odenets.flows.linear.base import Along, Forcing, LinearPart, StepSize, fit
+from odenets.flows.linear.undo import RankOneUndo, Undo
 from odenets.flows.scheme import Scheme
 from odenets.kernels.delta import delta
 
@@ -95,6 +96,14 @@ class RankOne(LinearPart):
         assert isinstance(full, Tensor)
         q2 = scheme.Q2(-s * (kappa if self.coefficient == "exact" else torch.ones_like(kappa)))
         return new + h * (full - s * q2 * _outer(k, _project(k, full)))
+
+    def _undo(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Undo:
+        if not isinstance(b, Along):
+            return super()._undo(scheme, h, x, b)
+        k = self.k.to(x.dtype)
+        s = h if self.rate is None else h * self.rate.to(x.dtype)[..., None, None]
+        c = self._gate(scheme, s, k.square().sum(-1)[..., None, None])
+        return RankOneUndo(k, c.squeeze(-1) * (b.v - _project(k, x)))
 
     def _rated(self, value: Tensor) -> Tensor:
         return value if self.rate is None else self.rate.to(value.dtype)[..., None, None] * value

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from odenets.flows.linear.base import Forcing, LinearPart, Outer, StepSize, fit
+from odenets.flows.linear.undo import StreamUndo, Undo
 from odenets.flows.scheme import Scheme
 from odenets.kernels.mhc import expand
 
@@ -70,5 +71,23 @@ class StreamMatrix(LinearPart):
             return r @ x + (h * (q @ b.u.unsqueeze(-1))) * b.v.unsqueeze(-2)
         return r @ x + h * (q @ self.forcing(b))
 
+    def _undo(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Undo:
+        if not isinstance(b, Outer):
+            return super()._undo(scheme, h, x, b)
+        m = self.m.to(x.dtype)
+        p = b.u.unsqueeze(-1)
+        if scheme.name == "backward_euler":  # R = Q = (I - hM)^{-1}
+            inverse = torch.eye(m.shape[-1], dtype=m.dtype, device=m.device) - h * m
+            return StreamUndo(inverse, (h * p).squeeze(-1), b.v)
+        r, q = scheme.matrices(h * m)
+        inverse = inverse_or_nan(r)
+        return StreamUndo(inverse, (inverse @ (h * (q @ p))).squeeze(-1), b.v)
+
     def _check(self, x: Tensor) -> None:
         fit(self, "m", self.m.shape, self.m.shape[-1], x, -2)
+
+
+def inverse_or_nan(m: Tensor) -> Tensor:
+    """m^{-1} [.., n, n], NaN or infinite where m is singular; does not wait for the device."""
+    inverse, info = torch.linalg.inv_ex(m)
+    return torch.where((info == 0)[..., None, None], inverse, float("nan"))

@@ -10,8 +10,8 @@ from odenets import blocks as b
 from odenets.fields import MLP
 from odenets.models import FlowStack
 from odenets.models.gradients import STACK_GRADIENTS, Checkpoint, Downdate, Recursive, Reversible, Selective
-from odenets.models.gradients.recursive import split
 from odenets.solvers import gradients as solver_gradients
+from odenets.solvers.gradients.binomial import placed
 
 F64 = torch.float64
 DIM = 6
@@ -279,17 +279,6 @@ def test_recursion_evaluates_as_little_as_the_best_schedule(slots):
             return length * (length - 1) // 2
         return min(m + fewest(length - m, free - 1) + fewest(m, free) for m in range(1, length))
 
-    @functools.cache
-    def ours(length, free):
-        if length <= 1:
-            return 0
-        if free == 0:
-            return length * (length - 1) // 2
-        m = split(length, free)
-        return m + ours(length - m, free - 1) + ours(m, free)
-
-    assert [ours(n, slots - 1) for n in range(1, 60)] == [fewest(n, slots - 1) for n in range(1, 60)]
-
     calls = []
 
     class Counted(Timed):
@@ -300,11 +289,9 @@ def test_recursion_evaluates_as_little_as_the_best_schedule(slots):
     n = 30
     model = FlowStack(lambda: b.Residual(Counted()), N=n, gradient=Recursive(slots=slots))
     model(torch.randn(2, DIM)).sum().backward()
-    # the forward pass makes the schedule's first sweep, and each step is evaluated once more with a graph
-    position, free = 0, slots - 1
-    while free and n - position > 1:
-        position, free = position + split(n - position, free), free - 1
-    assert len(calls) == 2 * n + fewest(n, slots - 1) - position
+    # the forward pass makes the schedule's first sweep up to the last checkpoint, then goes on to the end; each step is
+    # evaluated once more with a graph
+    assert len(calls) == n + (fewest(n, slots - 1) - placed(n, slots)[-1]) + n
 
 
 def test_blocks_that_a_method_needs_are_named():

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from odenets.models.block_step import BlockStep
 from odenets.models.gradients.tape import Again, Kept, Memory, TapedGradient
+from odenets.solvers.gradients.binomial import split
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,5 @@ class _Snapshots(Memory):
             return due
         if not self.kept or self.kept[-1][0] != n:
             self.kept.append((n, Kept(state)))
-        return n + split(end - n, self.slots - len(self.kept))
-
-
-def split(length: int, free: int) -> int:
-    """How far from a kept state the next one belongs, to reverse `length` steps with `free` more slots; `length` if
-    there is none.
-
-    With beta(s, r) = C(s + r, s) and the least r such that length <= beta(free + 1, r), the fewest evaluations follow
-    where the part before the new state has between beta(free + 1, r - 2) and beta(free + 1, r - 1) steps and the part
-    after it between beta(free, r - 1) and beta(free, r) (Griewank, Walther 2000, section 2).
-    """
-    if length <= 1 or free == 0:
-        return length
-    r = 1
-    while math.comb(free + 1 + r, r) < length:
-        r += 1
-    return min(math.comb(free + r, r - 1), length - math.comb(free + r - 1, r - 1))
+        left, free = end - n, self.slots - len(self.kept)
+        return n + split(left, free + 1) if free and left > 1 else end

@@ -15,11 +15,13 @@ from .autograd import Autograd
 from .base import Gradient, SolveProblem
 from .checkpoint import Checkpoint
 from .discrete_adjoint import DiscreteAdjoint
+from .interpolating_adjoint import InterpolatingAdjoint
 from .recursive import Recursive
 from .reversible import Reversible
 
 GRADIENTS: dict[str, type[Gradient]] = {
-    method.name: method for method in (Auto, Autograd, Checkpoint, Recursive, DiscreteAdjoint, Reversible, Adjoint)
+    method.name: method
+    for method in (Auto, Autograd, Checkpoint, Recursive, DiscreteAdjoint, Reversible, Adjoint, InterpolatingAdjoint)
 }
 
 
@@ -43,6 +45,7 @@ __all__ = [
     "Checkpoint",
     "DiscreteAdjoint",
     "Gradient",
+    "InterpolatingAdjoint",
     "Recursive",
     "Reversible",
     "SolveProblem",

@@ -8,7 +8,9 @@ solved from the last output time to the first together with x itself; at each ou
 the forward solve and a jumps by the loss's gradient there. The step size is carried over those jumps: only the
 derivative there is evaluated anew. The gradient is as good as the backward tolerance, not exact.
 
-The seminorm (Kidger, Chen, Lyons, "Hey, that's not an ODE", 2021) leaves the integral over theta out of the error.
+The seminorm (Kidger, Chen, Lyons, "Hey, that's not an ODE", 2021) leaves the integral over theta out of the error. With
+an explicit Runge-Kutta method the integral is not even part of the state (see `quadrature`), nor is dL/dt_0; other
+methods, and torchdiffeq's interface, carry both.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from ..solution import Solution, Stats
 from ..methods import ONE_STEP
 from ..solver import WALKERS, Torchdiffeq
 from ..state import StateLayout
+from .backward_pass import BackwardPass, WithState, explicit_tableau
 from .backward_solver import start_backward
 from .base import Gradient, SolveProblem, judged, pad_with_nan, stats_of
 
@@ -64,17 +67,23 @@ class Adjoint(Gradient):
             return pad_with_nan(torch.cat([y[None], integrator.outputs(ts[1:].detach())]), len(ts))
 
         span = float((ts[-1] - ts[0]).detach())
-        adjoint = AdjointProblem(
-            flat,
-            forward,
-            lambda function, layout, t, state, norm: start_backward(
-                solver, span, function, layout, t, state, norm, -problem.direction
-            ),
-            {"norm": adjoint_norm(state_norm(flat.layout, getattr(solver, "norm", None)))},
-            ts.requires_grad,
-            stats,
-        )
-        ys = adjoint_solve(adjoint, ts, y, params)
+        norm = getattr(solver, "norm", None)
+        if explicit_tableau(solver) is not None:
+            own = None if norm is None and flat.layout.spec is None else state_norm(flat.layout, norm)
+            backward = WithState(solver, flat, own, span, problem.direction, stats)
+            ys = adjoint_solve(PassProblem(forward, backward), ts, y, params)
+        else:
+            adjoint = AdjointProblem(
+                flat,
+                forward,
+                lambda function, layout, t, state, norm: start_backward(
+                    solver, span, function, layout, t, state, norm, -problem.direction
+                ),
+                {"norm": adjoint_norm(state_norm(flat.layout, norm))},
+                ts.requires_grad,
+                stats,
+            )
+            ys = adjoint_solve(adjoint, ts, y, params)
         forward_stats = stats_of(flat, integrator)
         stats.nfe, stats.accepted, stats.rejected = forward_stats.nfe, forward_stats.accepted, forward_stats.rejected
         return judged(Solution(ts, ys, stats, integrator.status, integrator.message), integrator)
@@ -102,15 +111,40 @@ class AdjointProblem:
     times_need_grad: bool = False
     stats: Stats = field(default_factory=Stats)
 
+    def backward(
+        self, ts: Tensor, ys: Tensor, grad_ys: Tensor, params: tuple[Tensor, ...], times_need_grad: bool
+    ) -> tuple[Tensor | None, Tensor, list[Tensor]]:
+        """Gradients with respect to ts (None if not needed), y0 and params."""
+        return _backward(self, self.options["norm"], ts, ys, grad_ys, params, times_need_grad)
 
-def adjoint_solve(problem: AdjointProblem, ts: Tensor, y0: Tensor, params: tuple[Tensor, ...]) -> Any:
+
+@dataclass
+class PassProblem:
+    """The same with the parameters' gradient outside the backward state.
+
+    Attributes:
+        forward: as in `AdjointProblem`.
+        backward_pass: of this solve.
+    """
+
+    forward: Callable[[], Any]
+    backward_pass: BackwardPass
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def backward(
+        self, ts: Tensor, ys: Tensor, grad_ys: Tensor, params: tuple[Tensor, ...], times_need_grad: bool
+    ) -> tuple[Tensor | None, Tensor, list[Tensor]]:
+        return self.backward_pass.run(ts, ys, grad_ys, params, times_need_grad)
+
+
+def adjoint_solve(problem: AdjointProblem | PassProblem, ts: Tensor, y0: Tensor, params: tuple[Tensor, ...]) -> Any:
     """The forward solve's result, differentiable with respect to ts, y0 and params."""
     return _Adjoint.apply(problem, ts, y0, *params)
 
 
 class _Adjoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, problem: AdjointProblem, ts: Tensor, y0: Tensor, *params: Tensor):
+    def forward(ctx, problem: AdjointProblem | PassProblem, ts: Tensor, y0: Tensor, *params: Tensor):
         ctx.problem = problem
         ctx.adjoint_options = problem.options
         device = y0.device.type
@@ -134,8 +168,8 @@ class _Adjoint(torch.autograd.Function):
         grad_ys = gradients[-1]
         device, dtype, enabled = ctx.precision
         with torch.autocast(device, dtype=dtype, enabled=enabled):
-            grad_ts, grad_y0, grad_params = _backward(
-                ctx.problem, ctx.adjoint_options["norm"], ts, ys, grad_ys, tuple(params), ctx.needs_input_grad[1]
+            grad_ts, grad_y0, grad_params = ctx.problem.backward(
+                ts, ys, grad_ys, tuple(params), ctx.needs_input_grad[1]
             )
         if ctx.event and grad_ts is not None:
             grad_ts = torch.cat([grad_ts[:1], grad_ts.new_zeros(ctx.times - 1)])

@@ -5,17 +5,12 @@ the backward solve: each stage of a step differentiates the field once, with res
 step's own weights add up what it found, sum_i h b_i a_i^T df/dtheta(t_i, y_i). That is the same number an explicit
 Runge-Kutta method would compute with the integral in its state, at the same order, without P more components in every
 stage, and it leaves the step size to y and a (the seminorm of Kidger, Chen, Lyons 2021).
-
-A step of another kind has stages that are no values of the field; there three Gauss nodes of its dense output take
-their place (Gauss adjoint of Kim, Ji, Deng, Ma, Rackauckas, "Stiff neural ordinary differential equations", 2021).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +18,6 @@ from ..integrator import Step
 from ..tableau import ButcherTableau
 
 FlatFunction = Callable[[Tensor, Tensor], Tensor]
-_NODES, _WEIGHTS = (x.tolist() for x in np.polynomial.legendre.leggauss(3))
 
 
 class VectorJacobianProduct:
@@ -58,51 +52,31 @@ class ParameterIntegral:
     """int a^T df/dtheta dt over the steps of a backward solve.
 
     Args:
-        product: the field's vector-Jacobian product.
-        method: of the backward solve.
-        path: (t, backward state) -> (y, a): what the product is taken at.
+        params: theta.
+        method: the explicit Runge-Kutta method of the backward solve.
 
     Attributes:
         total: the integral so far, one tensor per parameter.
     """
 
-    def __init__(
-        self,
-        product: VectorJacobianProduct,
-        method: Any,
-        path: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-    ) -> None:
-        self.product, self.path = product, path
-        self.total = [torch.zeros_like(p) for p in product.params]
-        self.weights = method.b if isinstance(method, ButcherTableau) else None
-        self.found: dict[int, tuple[Tensor, tuple[Tensor | None, ...]]] = {}
+    def __init__(self, params: Sequence[Tensor], method: ButcherTableau) -> None:
+        self.total = [torch.zeros_like(p) for p in params]
+        self.weights = method.b
+        self.found: dict[int, tuple[Tensor, Sequence[Tensor | None]]] = {}
 
-    def note(self, stage: Tensor, gradients: tuple[Tensor | None, ...]) -> Tensor:
-        """Remember what belongs to a stage, until the step that it is part of has been taken; returns the stage."""
-        if self.weights is not None and self.total:
-            self.found[id(stage)] = (stage, gradients)  # with the stage itself, so that its id stays its own
+    def note(self, stage: Tensor, gradients: Sequence[Tensor | None]) -> Tensor:
+        """Remember a^T df/dtheta of a stage until the step that it is part of has been taken; returns the stage."""
+        self.found[id(stage)] = (stage, gradients)  # with the stage itself, so that its id stays its own
         return stage
 
     def add(self, step: Step) -> None:
         """Account for an accepted step, the latest of the solve."""
-        if not self.total:
-            return
         h = step.end - step.start
-        if self.weights is None:
-            self._add_gauss(step, h)
-            return
         for weight, stage in zip(self.weights, step.stages):
             if weight != 0:
                 self._add(self.found[id(stage)][1], -h * weight)
-        last = self.found.get(id(step.stages[-1]))  # may be the next step's first
-        self.found = {} if last is None else {id(last[0]): last}
-
-    def _add_gauss(self, step: Step, h: float) -> None:
-        times = [step.start + h * (1 + node) / 2 for node in _NODES]
-        ts = step.t0.new_tensor(times)
-        for t, state, weight in zip(ts.unbind(), step.evaluate(ts, times, own=False).unbind(), _WEIGHTS):
-            y, a = self.path(t, state)
-            self._add(self.product(t.to(y.real.dtype), y, a)[2], -h * weight / 2)
+        last = self.found[id(step.stages[-1])]  # may be the next step's first
+        self.found = {id(last[0]): last}
 
     def _add(self, gradients: Sequence[Tensor | None], weight: float) -> None:
         used = [(total, g) for total, g in zip(self.total, gradients) if g is not None]

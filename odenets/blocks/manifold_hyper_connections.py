@@ -12,8 +12,8 @@ from odenets.flows import Scheme, StreamFlow, resolve_scheme
 from odenets.flows.flow import Frozen
 from odenets.flows.linear import Outer, StreamMatrix, StreamUndo, generator_basis, generator_from_rates, sinkhorn
 from odenets.flows.linear.base import Forcing, StepSize
-from odenets.kernels.mhc import expand, project
 from odenets.flows.linear.stream import inverse_or_nan
+from odenets.kernels.mhc import expand, project
 
 PARAMETRISATIONS = ("sinkhorn", "generator")
 RMS_EPS = 1e-20

@@ -90,6 +90,7 @@ def test_stiff_gradient_against_autograd_through_tiny_explicit_steps():
         r, y = rate.clone().requires_grad_(True), y0.clone().requires_grad_(True)
         ys = solve(robertson, y, (0.0, 0.3), args=(r,), **settings).ys[-1]
         (ys / torch.tensor([1.0, 3e-5, 1e-2], dtype=F64)).sum().backward()
+        assert r.grad is not None and y.grad is not None
         grads.append(torch.cat([r.grad[None], y.grad]))
     assert torch.allclose(grads[0], grads[1], rtol=1e-5)
 

@@ -9,10 +9,25 @@ explicit first stage (ESDIRK) for f_I, with the same nodes c and weights b:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from dataclasses import field as setting
 from functools import cached_property
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .field import FlatField
+from .implicit import extrapolation
+from .implicit_gradient import attached
+from .newton import Newton
+from .nonlinear import Nonlinear, Work
+from .one_step import Accuracy, BoundMethod
+from .split_field import SplitField
+from .stages import StageEquations
+from .step import Field, StepSize, Trial, add_scaled, weighted_sum
 from .tableau import Row
 
 
@@ -28,6 +43,7 @@ class AdditiveTableau:
         b, b_embedded: s weights of the new state, and of the one it is compared with.
         c: s nodes.
         interpolant: s rows of b_i(theta) / theta in rising powers.
+        nonlinear: how the stages' equations are solved.
     """
 
     name: str
@@ -39,9 +55,11 @@ class AdditiveTableau:
     b_embedded: Row
     c: Row
     interpolant: tuple[Row, ...]
+    nonlinear: Nonlinear = setting(default_factory=Newton)
 
     fsal = False
     adaptive = True
+    integrates_adjoints = False  # the adjoint's field is not split
 
     @property
     def stages(self) -> int:
@@ -79,3 +97,95 @@ class AdditiveTableau:
     @cached_property
     def linear(self) -> np.ndarray:
         return np.array(self.b)[:, None]
+
+    def bind(self, field: Field, accuracy: Accuracy) -> BoundMethod:
+        return Additive(self, field, accuracy)
+
+
+class _Part(FlatField):
+    """One part of a split field; its calls count as the whole field's."""
+
+    def __init__(self, func: Callable, whole: FlatField) -> None:
+        super().__init__(func, whole.layout, whole.args)
+        self.whole = whole
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        self.whole.nfe += 1
+        return self.evaluate(t, y)
+
+
+class Additive(BoundMethod):
+    """An additive pair on a `SplitField`. The calls of either part count as evaluations.
+
+    Raises:
+        InputError: if the field is not split, or its states are complex.
+    """
+
+    def __init__(self, tableau: AdditiveTableau, field: Field, accuracy: Accuracy) -> None:
+        split = getattr(field, "func", field)
+        if not isinstance(split, SplitField):
+            raise InputError(
+                f"{tableau.name} needs a SplitField(explicit, implicit), got {type(split).__name__}: split the field, or "
+                "use kvaerno5 or rodas5p (gradient='adjoint' integrates another field backwards: use autograd)."
+            )
+        assert isinstance(field, FlatField)
+        self.tableau, self.per_sample = tableau, accuracy.per_sample
+        self.explicit, self.implicit = _Part(split.explicit, field), _Part(split.implicit, field)
+        self.matrix = np.array([[tableau.gamma]])
+        self.solver = tableau.nonlinear.bind(self.implicit, accuracy, self.matrix)
+        self.guesses = [extrapolation(np.array(tableau.c), i) for i in range(tableau.stages)]
+
+    @property
+    def work(self) -> Work:
+        return self.solver.work
+
+    @property
+    def cause(self) -> str:  # type: ignore[override]
+        return self.solver.cause
+
+    def trial(
+        self, times: Sequence[Tensor], h: StepSize, y: Tensor, derivative: Callable[[], Tensor], with_error: bool = True
+    ) -> Trial:
+        tableau = self.tableau
+        if y.is_complex():
+            raise InputError(f"{tableau.name} needs real states, got {y.dtype}; pass torch.view_as_real of them.")
+        step = h.detach() if isinstance(h, Tensor) and h.dim() else float(h.detach() if isinstance(h, Tensor) else h)
+        self.solver.begin(times[0].detach(), y.detach(), step)
+        implicit = [self.implicit(times[0], y)]
+        explicit = [derivative() - implicit[0]]  # the sum is known: the difference is exact to its rounding
+        failed = np.zeros((len(y),) if self.per_sample else (), bool)
+        for i in range(1, tableau.stages):
+            rows = (*tableau.explicit[i], *tableau.implicit[i])
+            base = add_scaled(y, h, weighted_sum(rows, [*explicit, *implicit]))
+            equations = StageEquations(self.implicit, times[i : i + 1], h, base, self.matrix)
+            with torch.no_grad():
+                guess = weighted_sum(self.guesses[i], [k.detach() for k in implicit])
+                assert guess is not None
+                solved = self.solver.solve(equations.detached(), guess[None], robust=not with_error)
+            failed |= solved.failed
+            if failed.all():
+                return Trial(y, torch.full_like(y, float("nan")), self._sums(explicit, implicit), self._flag(failed, y))
+            implicit.append(attached(equations, solved.k, self.solver)[0])
+            explicit.append(self.explicit(times[i], add_scaled(base, h, implicit[-1] * tableau.gamma)))
+        stages = self._sums(explicit, implicit)
+        y1 = add_scaled(y, h, weighted_sum(tableau.b, stages))
+        error = None
+        if with_error:
+            error = weighted_sum(tableau.b_error, stages)
+            assert error is not None
+            error = error * h
+        return Trial(y1, error, stages, self._flag(failed, y))
+
+    def _sums(self, explicit: list[Tensor], implicit: list[Tensor]) -> list[Tensor]:
+        """f at every stage, repeated to the full number where the trial ended early."""
+        sums = [e + i for e, i in zip(explicit, implicit)]
+        return sums + [sums[-1]] * (self.tableau.stages - len(sums))
+
+    def _flag(self, failed: np.ndarray, y: Tensor) -> bool | Tensor:
+        return torch.from_numpy(failed).to(y.device) if self.per_sample else bool(failed)
+
+    def accepted(self, where: Tensor | None = None) -> None:
+        self.solver.accepted(where)
+
+    def jumped(self) -> None:
+        self.solver.jumped()

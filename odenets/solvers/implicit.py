@@ -217,7 +217,7 @@ class StageGuesses:
     def __init__(self, method: ImplicitRungeKutta) -> None:
         self.nodes = np.array(method.c)
         self.together = len(method.blocks) == 1 and len(method.c) > 2
-        self.weights = [] if self.together else [_extrapolation(self.nodes, i) for i in range(len(self.nodes))]
+        self.weights = [] if self.together else [extrapolation(self.nodes, i) for i in range(len(self.nodes))]
         self.lagrange = lagrange(self.nodes[1:]) if self.together else np.zeros((0, 0))
         self.forget()
 
@@ -267,7 +267,7 @@ class StageGuesses:
         self.last = (torch.where(mask, k, old_k), torch.where(mask, h, old_h))
 
 
-def _extrapolation(nodes: np.ndarray, i: int, most: int = 3) -> list[float]:
+def extrapolation(nodes: np.ndarray, i: int, most: int = 3) -> list[float]:
     """Weights of the stages before i in the guess for k_i."""
     weights = np.zeros(max(i, 1))
     same = [j for j in range(i) if abs(nodes[j] - nodes[i]) < 1e-12]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .adams import DEFAULT_ORDER, AdamsIntegrator
 from .adaptive import AdaptiveIntegrator
+from .bdf import BDFIntegrator
 from .controller import PIDController
 from .errors import InputError
 from .external import ScipyIntegrator, TorchdiffeqIntegrator
@@ -39,6 +40,7 @@ from .switching import SwitchingIntegrator
 ADAMS_METHODS = tuple(DEFAULT_ORDER)
 # methods with an adaptive integrator of their own
 WALKERS: dict[str, Callable[..., AdaptiveIntegrator]] = {
+    "bdf": BDFIntegrator,
     AUTO_TSIT5_RODAS5P.name: functools.partial(SwitchingIntegrator, AUTO_TSIT5_RODAS5P),
 }
 ADAPTIVE_METHODS = (*(name for name, method in ONE_STEP.items() if method.adaptive), *WALKERS)
@@ -52,8 +54,8 @@ class Adaptive:
 
     Args:
         method: adaptive_heun, fehlberg2, bosh3, tsit5, dopri5, dopri8; for stiff problems rodas5p, kvaerno3, kvaerno4,
-            kvaerno5, radauIIA5;
-            auto_tsit5_rodas5p finds out on the way.
+            kvaerno5, radauIIA5 and bdf (NDFs of order 1 to 5); auto_tsit5_rodas5p finds out on the way; kencarp3,
+            kencarp4 and kencarp5 are for a `SplitField`.
         rtol, atol: the local error of a step is kept below atol + rtol max(|y0|, |y1|) in the norm. Numbers, tensors
             that broadcast against the state, or for a tree of tensors one number per leaf.
         controller: see `PIDController`.

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from odenets.solvers import METHODS
+from odenets.solvers.imex import AdditiveTableau
 from odenets.solvers.methods import ONE_STEP
 from odenets.solvers.solver import WALKERS
 from odenets.solvers.structured import StructuredMethod
 
 # methods that integrate any field and can also take steps of a given size; the others have tests of their own
-ANY_FIELD = [name for name in METHODS if name not in WALKERS and not isinstance(ONE_STEP.get(name), StructuredMethod)]
+SPECIAL = (StructuredMethod, AdditiveTableau)
+ANY_FIELD = [name for name in METHODS if name not in WALKERS and not isinstance(ONE_STEP.get(name), SPECIAL)]
 
 
 def coupled(t: Tensor, y: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from .gauss import GL4, GL6, IMPLICIT_MIDPOINT
 from .heun2 import HEUN2
 from .heun3 import HEUN3
 from .implicit_euler import IMPLICIT_EULER
+from .kencarp import KENCARP3, KENCARP4, KENCARP5
 from .kvaerno3 import KVAERNO3
 from .kvaerno4 import KVAERNO4
 from .kvaerno5 import KVAERNO5
@@ -74,6 +75,7 @@ ONE_STEP: dict[str, Method] = {
     **TABLEAUS,
     **IMPLICIT_METHODS,
     RODAS5P.name: RODAS5P,
+    **{method.name: method for method in (KENCARP3, KENCARP4, KENCARP5)},
     ReversibleHeun.name: ReversibleHeun(),
     AsynchronousLeapfrog.name: AsynchronousLeapfrog(),
     **{method.name: method for method in (*EXPONENTIAL, *SYMPLECTIC)},

@@ -2,7 +2,8 @@
 
 Read in this order: `tableau` and `methods/` (a method is data), `step` (one step, pure), `controller`, `integrator`
 with `adaptive` and `fixed` (the loops), `masked` and `per_sample` (a clock per sample), `solver` (settings as data),
-`solve`, `gradients/`, `dropin/` (torchdiffeq's interface).
+`exponential` and `splitting` (methods for fields with structure), `solve`, `steady_state`, `gradients/`, `dropin/`
+(torchdiffeq's interface).
 """
 
 if __name__ != "odenets.solvers":

@@ -106,6 +106,11 @@ class BoundExponential(BoundStructured):
                 values.append(self.nonlinear(time, new))
         return Trial(new, None, [])
 
+    def jumped(self) -> None:
+        # weights with a graph serve one backward pass: steps that are run again for another one make their own
+        for key in [key for key in self._known if key[1]]:
+            del self._known[key]
+
     def _weights(self, h: StepSize) -> list[list[Combination]]:
         """For every row of the method, one combination per tensor of the state."""
         if isinstance(h, Tensor):

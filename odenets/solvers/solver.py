@@ -1,7 +1,7 @@
 """How to integrate, as data: a method with its tolerances or its grid. These are what a config names.
 
 The type says what the method can do, so that a wrong combination fails before the solve: `Adaptive` needs a method
-with an error estimate, `FixedStep` takes any Runge-Kutta method, `Adams` the multistep ones, `Scipy` and `Torchdiffeq`
+with an error estimate, `FixedStep` takes any one-step method, `Adams` the multistep ones, `Scipy` and `Torchdiffeq`
 hand the problem to those libraries.
 """
 
@@ -136,7 +136,7 @@ class Adaptive:
 
 @dataclass(frozen=True)
 class FixedStep:
-    """A Runge-Kutta method on a fixed grid.
+    """A one-step method on a fixed grid.
 
     Args:
         method: any of the one-step methods by name, explicit or implicit ("theta(0.7)" is the theta method with that

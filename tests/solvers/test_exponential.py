@@ -217,6 +217,20 @@ def test_gradients_against_finite_differences(name):
     assert torch.autograd.gradcheck(run, (y0.detach(), linear.detach(), weight.detach(), ts))
 
 
+@pytest.mark.parametrize("gradient", ["checkpoint", "recursive"])
+def test_steps_run_again_give_the_same_gradient(gradient):
+    """Also where steps of one size share their phi functions, and a learned L is behind them."""
+
+    def pulled(gradient):
+        field = SemilinearField(nn.Parameter(MATRIX), lambda t, y: torch.sin(y) * torch.cos(t))
+        y0 = torch.ones(3, dtype=F64, requires_grad=True)
+        ys = solve(field, y0, (0.0, 0.5, 1.0), solver=FixedStep("etdrk4", steps=8), gradient=gradient).ys
+        return torch.autograd.grad(ys.square().sum(), (y0, *field.parameters()))
+
+    for got, wanted in zip(pulled(gradient), pulled("autograd")):
+        assert torch.allclose(got, wanted, rtol=1e-13, atol=1e-14)
+
+
 def test_phi_functions_are_computed_once_per_step_size(monkeypatch):
     from odenets.solvers import exponential
 

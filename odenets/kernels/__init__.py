@@ -3,4 +3,6 @@
 """
 
 if __name__ != "odenets.kernels":
-    raise ImportError(f"import odenets.kernels, not {__name__}: the top-level folder 'kernels' is a link into the package.")
+    raise ImportError(
+        f"import odenets.kernels, not {__name__}: the top-level folder 'kernels' is a link into the package."
+    )

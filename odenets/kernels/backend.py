@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 import importlib.util
 import logging
 import os
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ chosen: dict[str, str] = {}
 
 
 def choose(operator: str, backend: str, *tensors: Tensor) -> str:
-    """ "reference" or "triton" for an operator on these tensors. `auto` takes Triton for CUDA tensors that it can handle.
+    """ "reference" or "triton" for an operator on these tensors; `auto` takes Triton for CUDA tensors that it can take.
 
     Raises:
         ValueError: an unknown backend, or backend="triton" where Triton cannot run, with the reason.

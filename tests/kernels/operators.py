@@ -81,7 +81,8 @@ OPERATORS = {
     "resolvent": Operator(resolvent, _generators, [(4,), (3,), (6,)]),
     "exponential": Operator(exponential, _generators, [(4,), (3,)]),
     "stage_sum": Operator(
-        lambda stages, **rest: stage_sum(weights=WEIGHTS, stages=stages, **rest), _sum, [(63,), (1500,)], frozenset({"h"})
+        lambda stages, **rest: stage_sum(weights=WEIGHTS, stages=stages, **rest),
+        _sum, [(63,), (1500,)], frozenset({"h"}),
     ),
     "finish": Operator(
         lambda stages, **rest: finish(b=WEIGHTS, b_error=ERRORS, rtol=1e-3, atol=1e-2, stages=stages, **rest),

@@ -3,8 +3,6 @@
 Without a GPU the kernels run in Triton's interpreter; on one, they run as they are.
 """
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -21,7 +19,7 @@ LOOSER = {"sinkhorn of huge logits": 10, "exponential": 4}
 
 
 @pytest.fixture(autouse=True)
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fresh memory holds NaN: an element that a kernel does not write shows."""
     empty, empty_like = torch.empty, torch.empty_like
 
@@ -30,7 +28,6 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(torch, "empty", lambda *a, **k: fill(empty(*a, **k)))
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: fill(empty_like(*a, **k)))
-    yield
 
 
 def error(actual: Tensor, exact: Tensor) -> float:
@@ -53,7 +50,9 @@ def compare(name: str, tokens: tuple[int, ...], size: tuple[int, ...], dtype: to
             assert a is None or not a.any(), f"number {i} has a gradient it should not have"
         elif e.numel():
             assert a.shape == e.shape
-            assert error(a, e) <= TOLERANCE[dtype] * LOOSER.get(name, 1), f"result number {i} (outputs first, then gradients)"
+            assert error(a, e) <= TOLERANCE[dtype] * LOOSER.get(name, 1), (
+                f"result number {i} (outputs first, then gradients)"
+            )
 
 
 @pytest.mark.parametrize("tokens", TOKENS, ids=str)
@@ -86,7 +85,9 @@ def test_more_tokens_than_a_tile(name: str):
 def test_inputs_are_not_written_to(name: str):
     inputs = OPERATORS[name].make((3,), *OPERATORS[name].sizes[0])
     before = [x.clone() for x in tensors(inputs)]
-    with_gradients(OPERATORS[name], inputs, "triton", [torch.ones_like(x) for x in outputs(OPERATORS[name], inputs, "reference")])
+    with_gradients(
+        OPERATORS[name], inputs, "triton", [torch.ones_like(x) for x in outputs(OPERATORS[name], inputs, "reference")]
+    )
     assert all(torch.equal(a, b) for a, b in zip(tensors(inputs), before))
 
 
@@ -133,7 +134,7 @@ def test_auto_is_the_reference_on_the_cpu_and_an_impossible_triton_says_why(name
     with pytest.raises(ValueError, match="needs a CUDA device, got a tensor on cpu"):
         outputs(operator, inputs, "triton")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    with pytest.raises(ValueError, match="float32, bfloat16 and float16, got torch.float64; use backend='reference'"):
+    with pytest.raises(ValueError, match=r"float32, bfloat16 and float16, got torch.float64; use backend='reference'"):
         outputs(operator, mapped(inputs, lambda _, x: x.double()), "triton")
     with pytest.raises(ValueError, match="auto, reference, triton, got 'cuda'"):
         outputs(operator, inputs, "cuda")

@@ -114,7 +114,11 @@ def test_undoing_the_delta_step_is_good_to_rounding_after_96_sublayers_at_any_ga
     x = start = torch.randn(7, 32, 2, device=DEVICE)
     tape = []
     for _ in range(96):
-        k, v, beta = torch.randn(7, 32, device=DEVICE), torch.randn(7, 2, device=DEVICE), 2 * torch.rand(7, device=DEVICE)
+        k, v, beta = (
+            torch.randn(7, 32, device=DEVICE),
+            torch.randn(7, 2, device=DEVICE),
+            2 * torch.rand(7, device=DEVICE),
+        )
         beta[0] = 1.0  # where the algebraic inverse divides by zero
         x, e = delta(x, k, v, beta, backend="triton")
         tape.append((k, e, beta))

@@ -59,8 +59,8 @@ def _check(x: Tensor, k: Tensor, v: Tensor, beta: Tensor, name: str) -> torch.Si
         if fits:
             return tokens
     raise ValueError(
-        f"delta expects x [.., d, d_v], k [.., d], {name} [.., d_v] and beta [..], got {list(x.shape)}, {list(k.shape)}, "
-        f"{list(v.shape)} and {list(beta.shape)}"
+        f"delta expects x [.., d, d_v], k [.., d], {name} [.., d_v] and beta [..], got {list(x.shape)}, "
+        f"{list(k.shape)}, {list(v.shape)} and {list(beta.shape)}"
     )
 
 

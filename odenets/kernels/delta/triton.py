@@ -1,4 +1,6 @@
-"""Triton kernels of the delta operator: whole tokens in registers, every tensor read once and written once."""
+"""Triton kernels of the delta operator. A token's features come in chunks: once for the sums over them, then again,
+from the cache, for what is written, so that any d fits in few registers; memory is read once and written once.
+"""
 
 import torch
 import triton
@@ -7,19 +9,18 @@ from torch import Tensor
 
 from odenets.kernels.backend import on_device_of
 
-LARGEST = 65536
-"""Most elements d x d_v of one token's state, counted up to powers of two: it is held in registers."""
+CHUNK = 4096
+"""Elements of X that a program holds at a time."""
 
 
 @triton.jit
-def _unit(k_ptr, rows, i, present, d, eps, NORMALISE: tl.constexpr):
-    """k [R, D] and 1/norm [R] (1 where k is taken as it is)."""
-    k = tl.load(k_ptr + rows[:, None] * d + i[None, :], mask=present, other=0.0).to(tl.float32)
-    scale = tl.full([k.shape[0]], 1.0, tl.float32)
-    if NORMALISE:
-        scale = 1.0 / tl.sqrt(tl.sum(k * k, 1) + eps * eps)
-        k = k * scale[:, None]
-    return k, scale
+def _chunk(rows, alive, start, d, dv, D: tl.constexpr, V: tl.constexpr):
+    """Offsets and masks of features start .. start + D: into k [R, D] and into X [R, D, V]."""
+    i, j = start + tl.arange(0, D), tl.arange(0, V)
+    mk = alive[:, None] & (i < d)[None, :]
+    mx = mk[:, :, None] & (j < dv)[None, None, :]
+    at_k = rows[:, None] * d + i[None, :]
+    return at_k, mk, at_k[:, :, None] * dv + j[None, None, :], mx
 
 
 @triton.jit
@@ -28,20 +29,29 @@ def forward_kernel(
     NORMALISE: tl.constexpr, R: tl.constexpr, D: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
-    i, j = tl.arange(0, D), tl.arange(0, V)
     alive = rows < tokens
-    mk = alive[:, None] & (i < d)[None, :]
-    mv = alive[:, None] & (j < dv)[None, :]
-    mx = mk[:, :, None] & (j < dv)[None, None, :]
-    at = rows[:, None, None] * d * dv + i[None, :, None] * dv + j[None, None, :]
-    k, _ = _unit(k_ptr, rows, i, mk, d, eps, NORMALISE)
-    x = tl.load(x_ptr + at, mask=mx, other=0.0).to(tl.float32)
-    v = tl.load(v_ptr + rows[:, None] * dv + j[None, :], mask=mv, other=0.0).to(tl.float32)
+    at_v = rows[:, None] * dv + tl.arange(0, V)[None, :]
+    mv = alive[:, None] & (tl.arange(0, V) < dv)[None, :]
+    along, squares = tl.zeros([R, D, V], tl.float32), tl.zeros([R, D], tl.float32)
+    for start in range(0, d, D):
+        at_k, mk, at, mx = _chunk(rows, alive, start, d, dv, D, V)
+        k = tl.load(k_ptr + at_k, mask=mk, other=0.0).to(tl.float32)
+        x = tl.load(x_ptr + at, mask=mx, other=0.0, eviction_policy="evict_last").to(tl.float32)
+        along += k[:, :, None] * x
+        squares += k * k
+    scale = tl.full([R], 1.0, tl.float32)  # 1 / norm
+    if NORMALISE:
+        scale = 1.0 / tl.sqrt(tl.sum(squares, 1) + eps * eps)
+    v = tl.load(v_ptr + at_v, mask=mv, other=0.0).to(tl.float32)
     beta = tl.load(beta_ptr + rows, mask=alive, other=0.0).to(tl.float32)
-    e = v - tl.sum(k[:, :, None] * x, 1)
-    tl.store(e_ptr + rows[:, None] * dv + j[None, :], e, mask=mv)
-    y = x + (beta[:, None] * k)[:, :, None] * e[:, None, :]
-    tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=mx)
+    e = v - scale[:, None] * tl.sum(along, 1)
+    tl.store(e_ptr + at_v, e, mask=mv)
+    for start in range(0, d, D):
+        at_k, mk, at, mx = _chunk(rows, alive, start, d, dv, D, V)
+        k = tl.load(k_ptr + at_k, mask=mk, other=0.0).to(tl.float32)
+        x = tl.load(x_ptr + at, mask=mx, other=0.0, eviction_policy="evict_first").to(tl.float32)
+        y = x + ((beta * scale)[:, None] * k)[:, :, None] * e[:, None, :]
+        tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=mx)
 
 
 @triton.jit
@@ -50,18 +60,24 @@ def undo_kernel(
     NORMALISE: tl.constexpr, R: tl.constexpr, D: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
-    i, j = tl.arange(0, D), tl.arange(0, V)
     alive = rows < tokens
-    mk = alive[:, None] & (i < d)[None, :]
-    mv = alive[:, None] & (j < dv)[None, :]
-    mx = mk[:, :, None] & (j < dv)[None, None, :]
-    at = rows[:, None, None] * d * dv + i[None, :, None] * dv + j[None, None, :]
-    k, _ = _unit(k_ptr, rows, i, mk, d, eps, NORMALISE)
-    x = tl.load(x_ptr + at, mask=mx, other=0.0).to(tl.float32)
-    e = tl.load(e_ptr + rows[:, None] * dv + j[None, :], mask=mv, other=0.0).to(tl.float32)
+    mv = alive[:, None] & (tl.arange(0, V) < dv)[None, :]
+    scale = tl.full([R], 1.0, tl.float32)
+    if NORMALISE:
+        squares = tl.zeros([R, D], tl.float32)
+        for start in range(0, d, D):
+            at_k, mk, at, mx = _chunk(rows, alive, start, d, dv, D, V)
+            k = tl.load(k_ptr + at_k, mask=mk, other=0.0).to(tl.float32)
+            squares += k * k
+        scale = 1.0 / tl.sqrt(tl.sum(squares, 1) + eps * eps)
+    e = tl.load(e_ptr + rows[:, None] * dv + tl.arange(0, V)[None, :], mask=mv, other=0.0).to(tl.float32)
     beta = tl.load(beta_ptr + rows, mask=alive, other=0.0).to(tl.float32)
-    y = x - (beta[:, None] * k)[:, :, None] * e[:, None, :]
-    tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=mx)
+    for start in range(0, d, D):
+        at_k, mk, at, mx = _chunk(rows, alive, start, d, dv, D, V)
+        k = tl.load(k_ptr + at_k, mask=mk, other=0.0).to(tl.float32)
+        x = tl.load(x_ptr + at, mask=mx, other=0.0).to(tl.float32)
+        y = x - ((beta * scale)[:, None] * k)[:, :, None] * e[:, None, :]
+        tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=mx)
 
 
 @triton.jit
@@ -70,45 +86,57 @@ def backward_kernel(
     NORMALISE: tl.constexpr, ERROR: tl.constexpr, R: tl.constexpr, D: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
-    i, j = tl.arange(0, D), tl.arange(0, V)
     alive = rows < tokens
-    mk = alive[:, None] & (i < d)[None, :]
-    mv = alive[:, None] & (j < dv)[None, :]
-    mx = mk[:, :, None] & (j < dv)[None, None, :]
-    at = rows[:, None, None] * d * dv + i[None, :, None] * dv + j[None, None, :]
-    at_v = rows[:, None] * dv + j[None, :]
-    k, scale = _unit(k_ptr, rows, i, mk, d, eps, NORMALISE)
-    x = tl.load(x_ptr + at, mask=mx, other=0.0).to(tl.float32)
-    g = tl.load(g_ptr + at, mask=mx, other=0.0).to(tl.float32)
+    at_v = rows[:, None] * dv + tl.arange(0, V)[None, :]
+    mv = alive[:, None] & (tl.arange(0, V) < dv)[None, :]
+    along_x, along_g = tl.zeros([R, D, V], tl.float32), tl.zeros([R, D, V], tl.float32)
+    squares = tl.zeros([R, D], tl.float32)
+    for start in range(0, d, D):
+        at_k, mk, at, mx = _chunk(rows, alive, start, d, dv, D, V)
+        k = tl.load(k_ptr + at_k, mask=mk, other=0.0).to(tl.float32)
+        along_x += k[:, :, None] * tl.load(x_ptr + at, mask=mx, other=0.0, eviction_policy="evict_last").to(tl.float32)
+        along_g += k[:, :, None] * tl.load(g_ptr + at, mask=mx, other=0.0, eviction_policy="evict_last").to(tl.float32)
+        squares += k * k
+    scale = tl.full([R], 1.0, tl.float32)
+    if NORMALISE:
+        scale = 1.0 / tl.sqrt(tl.sum(squares, 1) + eps * eps)
     v = tl.load(v_ptr + at_v, mask=mv, other=0.0).to(tl.float32)
     beta = tl.load(beta_ptr + rows, mask=alive, other=0.0).to(tl.float32)
-    kx = tl.sum(k[:, :, None] * x, 1)
-    kg = tl.sum(k[:, :, None] * g, 1)  # g = k^T G of the README
+    kx = scale[:, None] * tl.sum(along_x, 1)
+    kg = scale[:, None] * tl.sum(along_g, 1)  # g = k^T G of the README
     e = v - kx
+    be = beta[:, None] * e
     de = beta[:, None] * kg
-    dk = beta[:, None] * tl.sum(g * e[:, None, :], 2)
-    kdk = beta * tl.sum(kg * e, 1)
     if ERROR:  # e is an output with a gradient of its own
         de += tl.load(ge_ptr + at_v, mask=mv, other=0.0).to(tl.float32)
-    dk -= tl.sum(x * de[:, None, :], 2)
-    kdk -= tl.sum(kx * de, 1)
-    tl.store(dx_ptr + at, (g - k[:, :, None] * de[:, None, :]).to(dx_ptr.dtype.element_ty), mask=mx)
+    kdk = tl.sum(kg * be, 1) - tl.sum(kx * de, 1)
     tl.store(dv_ptr + at_v, de.to(dv_ptr.dtype.element_ty), mask=mv)
     tl.store(dbeta_ptr + rows, tl.sum(kg * e, 1).to(dbeta_ptr.dtype.element_ty), mask=alive)
-    if NORMALISE:
-        dk = scale[:, None] * (dk - k * kdk[:, None])
-    tl.store(dk_ptr + rows[:, None] * d + i[None, :], dk.to(dk_ptr.dtype.element_ty), mask=mk)
+    for start in range(0, d, D):
+        at_k, mk, at, mx = _chunk(rows, alive, start, d, dv, D, V)
+        k = scale[:, None] * tl.load(k_ptr + at_k, mask=mk, other=0.0).to(tl.float32)
+        x = tl.load(x_ptr + at, mask=mx, other=0.0, eviction_policy="evict_first").to(tl.float32)
+        g = tl.load(g_ptr + at, mask=mx, other=0.0, eviction_policy="evict_first").to(tl.float32)
+        tl.store(dx_ptr + at, (g - k[:, :, None] * de[:, None, :]).to(dx_ptr.dtype.element_ty), mask=mx)
+        dk = tl.sum(g * be[:, None, :] - x * de[:, None, :], 2)
+        if NORMALISE:
+            dk = scale[:, None] * (dk - k * kdk[:, None])
+        tl.store(dk_ptr + at_k, dk.to(dk_ptr.dtype.element_ty), mask=mk)
 
 
 def _launch(x: Tensor) -> tuple[tuple[int], int, int, int, dict[str, int]]:
     """Grid, tokens, d, d_v and tile sizes for states [tokens, d, d_v]."""
     tokens, d, dv = x.shape
-    D, V = triton.next_power_of_2(d), triton.next_power_of_2(dv)
-    if D * V > LARGEST:
-        raise ValueError(f"delta: a state of {d} x {dv} is beyond what the kernel holds ({LARGEST}); use backend='reference'")
-    R = max(1, 2048 // (D * V))
-    warps = min(16, max(1, R * D * V // 512))
-    return (triton.cdiv(tokens, R),), tokens, d, dv, {"R": R, "D": D, "V": V, "num_warps": warps}
+    V = triton.next_power_of_2(dv)
+    D = min(triton.next_power_of_2(d), max(1, CHUNK // V))
+    R = max(1, CHUNK // 2 // (D * V))
+    return (
+        (triton.cdiv(tokens, R),),
+        tokens,
+        d,
+        dv,
+        {"R": R, "D": D, "V": V, "num_warps": min(8, max(1, R * D * V // 512))},
+    )
 
 
 def forward(x: Tensor, k: Tensor, v: Tensor, beta: Tensor, eps: float | None) -> tuple[Tensor, Tensor]:

@@ -125,7 +125,7 @@ def mix_backward(g: Tensor, weights: Tensor, values: Sequence[Tensor]) -> tuple[
 
 
 def attend(query: Tensor, scales: Tensor, values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """query [C], scales [tokens, J], values [tokens, C], contiguous -> mixture and the softmax's log of sums [tokens]."""
+    """query [C], scales [tokens, J], values [tokens, C], contiguous -> mixture, log of the softmax's sum [tokens]."""
     tokens, C = values[0].shape
     out = torch.empty_like(values[0])
     lse = torch.empty(tokens, dtype=torch.float32, device=out.device)
@@ -158,4 +158,4 @@ def attend_backward(
 
 
 def _warps(block: int) -> int:
-    return min(16, max(1, block // 512))
+    return min(16, max(1, block // 256))

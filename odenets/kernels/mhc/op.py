@@ -91,7 +91,9 @@ def _check(name: str, x: Tensor, parts: dict[str, tuple[Tensor, tuple[int, ...]]
         fits = fits and all(a in (1, b) for a, b in zip(tokens[::-1], x.shape[:-2][::-1]))
     if not fits:
         got = ", ".join(f"{key} {list(part.shape)}" for key, (part, _) in parts.items())
-        raise ValueError(f"{name} expects streams x [.., n, C] and parts over the same tokens, got x {list(x.shape)}, {got}")
+        raise ValueError(
+            f"{name} expects streams x [.., n, C] and parts over the same tokens, got x {list(x.shape)}, {got}"
+        )
 
 
 def _flat(x: Tensor, *parts: tuple[Tensor, int]) -> list[Tensor]:

@@ -48,7 +48,7 @@ def expand_kernel(x_ptr, h_ptr, post_ptr, f_ptr, out_ptr, C, N: tl.constexpr, BL
     f = tl.load(f_ptr + token * C + c, mask=inside, other=0.0).to(tl.float32)
     streams = ()
     for j in tl.static_range(N):
-        streams = streams + (tl.load(x_ptr + (token * N + j) * C + c, mask=inside, other=0.0).to(tl.float32),)  # type: ignore[assignment]
+        streams = streams + (tl.load(x_ptr + (token * N + j) * C + c, mask=inside, other=0.0).to(tl.float32),)  # type: ignore[assignment]  # noqa: RUF005
     for i in tl.static_range(N):
         y = tl.load(post_ptr + token * N + i).to(tl.float32) * f
         for j in tl.static_range(N):
@@ -69,7 +69,7 @@ def expand_backward_kernel(
     dpost = tl.zeros([M, BLOCK], tl.float32)
     dh = ()
     for _ in tl.static_range(N):
-        dh = dh + (tl.zeros([M, BLOCK], tl.float32),)  # type: ignore[assignment]
+        dh = dh + (tl.zeros([M, BLOCK], tl.float32),)  # type: ignore[assignment]  # noqa: RUF005
     for start in range(0, C, BLOCK):
         c = start + tl.arange(0, BLOCK)
         inside = present[:, None] & (c < C)[None, :]
@@ -84,7 +84,7 @@ def expand_backward_kernel(
             column = tl.load(h_ptr + (token * N + n) * N + j, mask=present, other=0.0).to(tl.float32)
             tl.store(dx_ptr + row, tl.sum(column[:, None] * g, 0).to(dx_ptr.dtype.element_ty), mask=c < C)
             x = tl.load(x_ptr + row, mask=c < C, other=0.0).to(tl.float32)
-            updated = updated + (dh[j] + g * x[None, :],)  # type: ignore[assignment]
+            updated = updated + (dh[j] + g * x[None, :],)  # type: ignore[assignment]  # noqa: RUF005
         dh = updated
     tl.store(dpost_ptr + token * N + n, tl.sum(dpost, 1).to(dpost_ptr.dtype.element_ty), mask=present)
     for j in tl.static_range(N):
@@ -210,10 +210,23 @@ def expand_backward(
     tokens, n, C = x.shape
     dx, dh, dpost, df = (torch.empty_like(a) for a in (x, mixing, post, f))
     if x.numel():
-        M, block = triton.next_power_of_2(n), _columns(C, 512)
+        M, block = triton.next_power_of_2(n), _columns(C, 512 if n <= 4 else 256)
         with on_device_of(x):
-            expand_backward_kernel[(tokens,)](
-                g, x, mixing, post, f, dx, dh, dpost, df, C, N=n, M=M, BLOCK=block, num_warps=_warps(block)
+            expand_backward_kernel[(tokens,)](  # n^2 sums of a block's width in registers: many threads
+                g,
+                x,
+                mixing,
+                post,
+                f,
+                dx,
+                dh,
+                dpost,
+                df,
+                C,
+                N=n,
+                M=M,
+                BLOCK=block,
+                num_warps=min(8, max(1, block // 32)),
             )
     return dx, dh, dpost, df
 
@@ -224,11 +237,22 @@ def project(x: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
     N = phi.shape[1]
     m, square = (torch.empty(shape, dtype=torch.float32, device=x.device) for shape in ((tokens, N), (tokens,)))
     if tokens:
+        BN = max(16, triton.next_power_of_2(N))
         with on_device_of(x):
             project_kernel[(triton.cdiv(tokens, 32),)](
-                x, phi, m, square, tokens, K, N, T=32, BK=128, BN=max(16, triton.next_power_of_2(N)),
-                INTERPRETED=interpreted(), num_warps=4,
-            )  # fmt: skip
+                x,
+                phi,
+                m,
+                square,
+                tokens,
+                K,
+                N,
+                T=32,
+                BK=64,
+                BN=BN,
+                INTERPRETED=interpreted(),
+                num_warps=8 if BN > 64 else 4,
+            )
     return m, square
 
 
@@ -236,16 +260,18 @@ def project_backward(gm: Tensor, gs: Tensor, x: Tensor, phi: Tensor) -> tuple[Te
     """dX and dphi from the gradients of m and of the mean square."""
     tokens, K = x.shape
     N = phi.shape[1]
-    blocks = triton.cdiv(K, 64)
-    splits = max(1, min(triton.cdiv(tokens, 64), 264 // blocks))  # about two programs for every processor of the device
-    per_split = triton.cdiv(triton.cdiv(tokens, splits), 64) * 64
+    BN = max(16, triton.next_power_of_2(N))
+    T, BK = 32, 32 if BN > 64 else 64
+    blocks = triton.cdiv(K, BK)
+    splits = max(1, min(triton.cdiv(tokens, T), 264 // blocks))  # about two programs for every processor of the device
+    per_split = triton.cdiv(triton.cdiv(tokens, splits), T) * T
     dx = torch.empty_like(x)
     partial = torch.empty(splits, K, N, dtype=torch.float32, device=x.device)
     if tokens:
         with on_device_of(x):
             project_backward_kernel[(blocks, splits)](
                 gm, gs, x, phi, dx, partial, tokens, K, N, per_split,
-                T=64, BK=64, BN=max(16, triton.next_power_of_2(N)), INTERPRETED=interpreted(), num_warps=4,
+                T=T, BK=BK, BN=BN, INTERPRETED=interpreted(), num_warps=8,
             )  # fmt: skip
     else:
         partial.zero_()

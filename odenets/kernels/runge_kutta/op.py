@@ -70,7 +70,8 @@ def _rows(y: Tensor, h: Tensor, weights: Sequence[float], stages: Sequence[Tenso
     if len(weights) != len(stages) or not stages or any(k.shape != y.shape for k in stages):
         got = ", ".join(str(list(k.shape)) for k in stages)
         raise ValueError(
-            f"a Runge-Kutta sum expects one stage like y {list(y.shape)} per weight, got {len(weights)} weights and {got}"
+            f"a Runge-Kutta sum expects one stage like y {list(y.shape)} per weight, got {len(weights)} weights "
+            f"and {got}"
         )
     if h.dim() > 1 or (h.dim() == 1 and h.shape != y.shape[:1]):
         raise ValueError(f"h must be [] or [B] for y [B, ...], got {list(h.shape)} for {list(y.shape)}")

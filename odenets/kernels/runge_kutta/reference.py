@@ -13,7 +13,13 @@ def stage_sum(y: Tensor, h: Tensor, weights: Sequence[float], stages: Sequence[T
 
 
 def finish(
-    y: Tensor, h: Tensor, b: Sequence[float], b_error: Sequence[float], stages: Sequence[Tensor], rtol: float, atol: float
+    y: Tensor,
+    h: Tensor,
+    b: Sequence[float],
+    b_error: Sequence[float],
+    stages: Sequence[Tensor],
+    rtol: float,
+    atol: float,
 ) -> tuple[Tensor, Tensor]:
     """The new state [B, D] and, per row, the mean square of h sum e_j k_j / (atol + rtol max(|y|, |y+|)) [B]."""
     new = stage_sum(y, h, b, stages)

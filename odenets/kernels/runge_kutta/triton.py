@@ -66,7 +66,13 @@ def stage_sum(y: Tensor, h: Tensor, weights: Sequence[float], stages: Sequence[T
 
 
 def finish(
-    y: Tensor, h: Tensor, b: Sequence[float], b_error: Sequence[float], stages: Sequence[Tensor], rtol: float, atol: float
+    y: Tensor,
+    h: Tensor,
+    b: Sequence[float],
+    b_error: Sequence[float],
+    stages: Sequence[Tensor],
+    rtol: float,
+    atol: float,
 ) -> tuple[Tensor, Tensor]:
     """The new state and the mean square of the scaled error per row [B], float32."""
     out = torch.empty_like(y)

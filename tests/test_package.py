@@ -54,7 +54,7 @@ def test_wheel_and_sdist_hold_the_same_package_and_nothing_beside_it(built):
         n.split("/")[0] for n in in_wheel if "dist-info" in n
     }
     assert not {name.split("/")[0] for name in in_sdist} & set(LINKS)
-    for file in ("solvers/solve.py", "kernels/__init__.py", "configs/__init__.py", "configs/train.yaml"):
+    for file in ("solvers/solve.py", "kernels/__init__.py", "kernels/delta/README.md", "configs/train.yaml"):
         assert f"odenets/{file}" in in_wheel
     sources = {str(p.relative_to(ROOT)) for p in (ROOT / "odenets").rglob("*.py")}
     assert sources <= package_files(in_wheel)

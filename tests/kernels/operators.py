@@ -55,7 +55,7 @@ def _sum(tokens, d):
 WEIGHTS, ERRORS = (0.1, 0.0, 0.5, -0.2), (0.01, 0.02, 0.0, -0.03)
 
 OPERATORS = {
-    "delta": Operator(delta, _delta, [(63, 1), (127, 3), (16, 4), (2, 1)], frozenset({"beta"})),
+    "delta": Operator(delta, _delta, [(63, 1), (127, 3), (16, 4), (2, 1), (1100, 4)], frozenset({"beta"})),
     "delta given k": Operator(
         lambda k, **rest: delta(k=k / 6, eps=None, **rest), _delta, [(33, 2)], frozenset({"beta"})
     ),

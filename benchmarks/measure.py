@@ -6,6 +6,7 @@ import datetime
 import gc
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -117,5 +118,7 @@ def _cpu_model() -> str:
 
 def _git(*arguments: str) -> str:
     root = Path(__file__).parent
+    if shutil.which("git") is None:
+        return ""
     done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
     return done.stdout.strip()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,7 +54,7 @@ class BoundReversible(BoundMethod):
 
     @abstractmethod
     def forth(self, h: Tensor | float, pair: Pair, evaluate: Evaluate) -> Pair:
-        """The step, affine but for `evaluate(i, x)`, called for i = 0, 1, ..."""
+        """The step, affine but for `evaluate(i, x)`, called for i = 0, 1, ...; its coefficients are affine in h."""
 
     @abstractmethod
     def back(self, h: float, pair: Pair, evaluate: Evaluate, before: Callable[[Tensor], Tensor]) -> Pair:
@@ -94,6 +95,47 @@ class BoundReversible(BoundMethod):
 
     dtype: torch.dtype
     with_error: bool
+
+
+class AffinePart:
+    """A step without its evaluations: the points that it evaluates at and the pair it ends with, as combinations of the
+    pair it starts from and the values. `forth` gives the coefficients when it is run on unit vectors; they are affine
+    in h.
+
+    Args:
+        bound: the method.
+        parts: length of its pair.
+    """
+
+    def __init__(self, bound: BoundReversible, parts: int) -> None:
+        unit = torch.eye(parts + bound.evaluations, dtype=torch.float64)
+
+        def rows(h: float) -> np.ndarray:
+            points: list[Tensor] = []
+
+            def evaluate(i: int, x: Tensor) -> Tensor:
+                points.append(x)
+                return unit[parts + i]
+
+            after = bound.forth(h, tuple(unit[:parts]), evaluate)
+            return torch.stack([*after, *reversed(points)]).numpy()
+
+        self.fixed = rows(0.0)
+        self.slope = rows(1.0) - self.fixed
+
+    def columns(self, h: float) -> list[list[float]]:
+        """Of every part of the pair and every value: its coefficients in the new pair and in the points, last first."""
+        return (self.fixed + h * self.slope).T.tolist()  # type: ignore[no-any-return]
+
+    def size_gradient(self, arrived: Sequence[Tensor], variables: Sequence[Tensor]) -> Tensor | None:
+        """dL/dh, from the gradients of the rows and the pair and values themselves."""
+        total: Tensor | None = None
+        for r, c in zip(*self.slope.nonzero()):
+            part = (
+                torch.linalg.vecdot(arrived[r].reshape(-1), variables[c].reshape(-1)).real.double() * self.slope[r, c]
+            )
+            total = part if total is None else total + part
+        return total
 
 
 def over_pair(h: StepSize, pair: Pair) -> StepSize:

@@ -48,12 +48,15 @@ class Trial(NamedTuple):
 
 
 def weighted_sum(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor | None:
-    """sum_i w_i x_i over the non-zero weights; None if there are none."""
+    """sum_i w_i x_i over the non-zero weights; None if there are none. May be one of the tensors itself."""
     total = None
     for weight, tensor in zip(weights, tensors):
         if weight == 0:
             continue
-        total = tensor * weight if total is None else torch.add(total, tensor, alpha=weight)
+        if total is None:
+            total = tensor if weight == 1 else tensor * weight
+        else:
+            total = torch.add(total, tensor, alpha=weight)
     return total
 
 

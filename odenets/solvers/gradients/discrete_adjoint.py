@@ -14,6 +14,9 @@ section 3; Matsubara, Miyatake, Yaguchi, "Symplectic adjoint method" (NeurIPS 20
 
 from __future__ import annotations
 
+import functools
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -70,61 +73,64 @@ def pull_back_by_stages(replay: Replay, n: int, state: State, grads: State) -> S
     assert isinstance(bound, ExplicitRungeKutta)
     tableau, field, record, gathered = bound.tableau, replay.recording.field, replay.records[n], replay.gathered
     (y,), (last,) = state, arrived
-    points, slopes, random = _stages(replay, n, y, tableau)
-    h, times = record.h, record.times.unbind()
-    back: list[Tensor] = []  # g_s ... g_1
-    total = last
-    size_grad, time_grads = last.real.new_zeros((), dtype=torch.float64), torch.zeros_like(record.times)
-    for i in reversed(range(tableau.stages)):
-        column = [row[i] if i < len(row) else 0.0 for row in tableau.a[:i:-1]]
-        weight = weighted_sum([tableau.b[i], *column], [last, *back])
+    h, times, params, timed = record.h, record.times.unbind(), gathered.params, gathered.times_wanted
+    points, slopes, random = _stages(replay, n, y, times, tableau)
+    matrix = tableau.matrix
+    back: list[Tensor | None] = [None] * tableau.stages  # g_i
+    time_grads: list[Tensor | None] = [None] * tableau.stages
+    for i in reversed(range(_needed(tableau))):
+        weight = _combined([h * tableau.b[i], *(h * matrix[i + 1 :, i])], [last, *back[i + 1 :]])
         if weight is None:  # nothing depends on this stage
-            back.append(torch.zeros_like(y))
             continue
-        random[i].restore()
+        replay.redraw(random[i])
         with torch.enable_grad():
             point = points[i].detach().requires_grad_(True)
-            time = times[i].detach().requires_grad_(gathered.times_wanted)
+            time = times[i].detach().requires_grad_(True) if timed else times[i]
             k = field(time, point)
-            leaves = (point, *gathered.params, *((time,) if gathered.times_wanted else ()))
-            found = gradients([k], leaves, [weight * h])
-        gathered.add(found[1 : 1 + len(gathered.params)])
-        g = torch.zeros_like(y) if found[0] is None else found[0]
-        back.append(g)
-        total = total + g
-        if gathered.times_wanted:
-            slopes[i] = k.detach()
-            if found[-1] is not None:
-                time_grads[i] = found[-1]
-    if gathered.times_wanted:
-        for i, g in enumerate(reversed(back)):
-            size_grad = size_grad + _dot(g, weighted_sum(tableau.a[i], slopes)) + tableau.b[i] * _dot(last, slopes[i])
-        time_grads = time_grads.double()
-        size_grad = size_grad + torch.dot(time_grads, time_grads.new_tensor(tableau.c))
-        gathered.add_times(n, time_grads.sum(), size_grad)
+            leaves = (point, *params, *((time,) if timed else ()))
+            found = gradients([k], leaves, [weight])
+        gathered.add(found[1 : 1 + len(params)])
+        back[i] = found[0]
+        if timed:
+            slopes[i], time_grads[i] = k.detach(), found[-1]
+    if timed:
+        size = last.real.new_zeros((), dtype=torch.float64)
+        for i, g in enumerate(back):
+            size = size + tableau.b[i] * _dot(last, slopes[i])
+            size = size + (0.0 if g is None else _dot(g, _combined(matrix[i], slopes)))
+        reached = [(c, g.double()) for c, g in zip(tableau.c, time_grads) if g is not None]
+        start = sum((g for _, g in reached), torch.zeros_like(size))
+        gathered.add_times(n, start, size + sum(c * g for c, g in reached))
+    total = _combined([1.0] * (1 + tableau.stages), [last, *back])
+    assert total is not None
     return (total,)
 
 
 def _stages(
-    replay: Replay, n: int, y: Tensor, tableau: ButcherTableau
-) -> tuple[list[Tensor], list[Tensor], list[RandomState]]:
-    """Y_i, k_i (but for the last of them) and the random states before them, without a graph."""
-    field, record = replay.recording.field, replay.records[n]
-    times, wanted = record.times.unbind(), _needed(tableau)
-    points, slopes, random = [y], [torch.zeros_like(y)] * tableau.stages, [record.random_first or record.random]
+    replay: Replay, n: int, y: Tensor, times: Sequence[Tensor], tableau: ButcherTableau
+) -> tuple[list[Tensor], list[Tensor | None], list[RandomState]]:
+    """Y_i, k_i (but for the last that is needed, and later ones) and the random states before them, without a graph."""
+    field, record, needed = replay.recording.field, replay.records[n], _needed(tableau)
+    slopes: list[Tensor | None] = [None] * tableau.stages
+    points, random = [y], [record.random_first or record.random]
     with torch.no_grad():
-        random[0].restore()
-        slopes[0] = field(times[0], y) if wanted > 1 else slopes[0]
-        if record.random_first is not None:
-            record.random.restore()
-        for i in range(1, tableau.stages):
-            points.append(add_scaled(y, record.h, weighted_sum(tableau.a[i], slopes)))
-            random.append(field.now())
-            if i < wanted - 1:
-                slopes[i] = field(times[i], points[i])
+        replay.redraw(random[0])
+        for i in range(needed - 1):
+            slopes[i] = field(times[i], points[i])
+            if i == 0 and record.random_first is not None:
+                replay.redraw(record.random)
+            points.append(add_scaled(y, record.h, _combined(tableau.a[i + 1], slopes)))
+            random.append(replay.now())
     return points, slopes, random
 
 
+def _combined(weights: Sequence[float], tensors: Sequence[Tensor | None]) -> Tensor | None:
+    """`weighted_sum` of those that are there."""
+    pairs = [(float(w), x) for w, x in zip(weights, tensors) if x is not None]
+    return weighted_sum([w for w, _ in pairs], [x for _, x in pairs])
+
+
+@functools.lru_cache
 def _needed(tableau: ButcherTableau) -> int:
     """Number of stages up to the last on which the new state depends."""
     return max(i for i, b in enumerate(tableau.b) if b) + 1

@@ -16,26 +16,26 @@ class RandomState:
             cost no memory.
     """
 
-    def __init__(self, device: torch.device, cpu: bytes, accelerator: bytes) -> None:
+    def __init__(self, device: torch.device, cpu: torch.Tensor, accelerator: torch.Tensor | None) -> None:
         self.device, self.cpu, self.accelerator = device, cpu, accelerator
 
     @classmethod
     def capture(cls, device: torch.device, like: RandomState | None = None) -> RandomState:
-        cpu = torch.default_generator.get_state().numpy().tobytes()
-        accelerator = b"" if device.type in ("cpu", "meta") else _module(device).get_rng_state(device).numpy().tobytes()
-        if like is not None and like.cpu == cpu and like.accelerator == accelerator:
+        cpu = torch.default_generator.get_state()
+        accelerator = None if device.type in ("cpu", "meta") else _module(device).get_rng_state(device)
+        if like is not None and torch.equal(cpu, like.cpu) and _same(accelerator, like.accelerator):
             return like
         return cls(device, cpu, accelerator)
 
     def restore(self) -> None:
-        torch.default_generator.set_state(_as_tensor(self.cpu))
-        if self.accelerator:
-            _module(self.device).set_rng_state(_as_tensor(self.accelerator), self.device)
+        torch.default_generator.set_state(self.cpu)
+        if self.accelerator is not None:
+            _module(self.device).set_rng_state(self.accelerator, self.device)
 
 
 def _module(device: torch.device) -> Any:
     return torch.get_device_module(device)
 
 
-def _as_tensor(state: bytes) -> torch.Tensor:
-    return torch.frombuffer(bytearray(state), dtype=torch.uint8)
+def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    return a is b or (a is not None and b is not None and torch.equal(a, b))

@@ -32,7 +32,7 @@ class StepRecord:
     Attributes:
         times: of the method's nodes [s], in the field's time precision.
         h: signed size.
-        random: before the step's first evaluation.
+        random: before the trial's first evaluation.
         calls: random states before each of the trial's evaluations; empty where they are all the same.
         random_first: before f at the start was evaluated, where that happened earlier (in the step before).
         inside: the output times in this step.
@@ -61,12 +61,17 @@ class RecordedField(FlatField):
         self.recording = True
         self.calls: list[RandomState] = []
         self.drawn = WeakTensorKeyDictionary()
-        self.latest = RandomState.capture(device)
+        self.latest = self.begun = RandomState.capture(device)
         self.time: Tensor | None = None
 
     def now(self) -> RandomState:
         self.latest = RandomState.capture(self.device, self.latest)
         return self.latest
+
+    @property
+    def draws(self) -> bool:
+        """Whether any random numbers were drawn before the last evaluation that was watched."""
+        return self.latest is not self.begun
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         if not self.recording:
@@ -74,7 +79,8 @@ class RecordedField(FlatField):
         before = self.now()
         self.calls.append(before)
         value = super().__call__(t, y)
-        self.drawn[value] = before
+        if self.draws:
+            self.drawn[value] = before
         self.time = t
         return value
 
@@ -97,13 +103,15 @@ class _Recorder(BoundMethod):
             calls = self.field.nfe
             f = derivative()
             if self.field.nfe == calls:
-                random_first = self.field.drawn.get(f)
+                random_first = self.field.drawn.get(f, self.field.begun)
             return f
 
-        start, state = self.field.now(), (y, *self.bound.memory())
+        state = (y, *self.bound.memory())
         self.field.calls = []
         trial = self.bound.trial(times, h, y, first, with_error)
-        calls = [*self.field.calls] if any(call is not start for call in self.field.calls) else []
+        calls = [*self.field.calls]
+        start = calls[0] if calls else self.field.latest
+        calls = calls if any(call is not start for call in calls) else []
         self.pending = StepRecord(torch.stack(tuple(times)), h, start, random_first, calls), state
         return trial
 
@@ -129,6 +137,7 @@ class Recording:
         ys: states at the output times reached [T', *state].
         last: the last state with the method's memory.
         stops: indices of steps that end at a fixed time which is no output (adaptive steps only).
+        draws: whether the field draws random numbers.
     """
 
     ys: Tensor
@@ -138,6 +147,7 @@ class Recording:
     bound: BoundMethod
     field: RecordedField
     stops: list[int]
+    draws: bool
 
     def forget_the_end(self) -> None:
         """Keep of the last state its shape alone."""
@@ -177,10 +187,11 @@ def record(problem: SolveProblem, keep: Callable[[int, State], None]) -> Recordi
             last.inside = slice(inside.start + 1, inside.stop + 1)
             last.shape = _without_tensors(step)
             last.ends_at_output = tied
+    field.now()
     field.recording = False
     integrator.bound = bound
     ended = (integrator.y, *bound.memory())
-    return Recording(torch.cat(chunks), recorder.records, ended, integrator, bound, field, stops)
+    return Recording(torch.cat(chunks), recorder.records, ended, integrator, bound, field, stops, field.draws)
 
 
 def _grid_is_ts(integrator: Integrator) -> bool:

@@ -71,6 +71,15 @@ class Replay:
         self.times: list[float] = problem.ts.tolist()
         self.advances = 0
 
+    def redraw(self, random: RandomState) -> None:
+        """Set the generators back, if the field draws anything at all."""
+        if self.recording.draws:
+            random.restore()
+
+    def now(self) -> RandomState:
+        field = self.recording.field
+        return field.now() if self.recording.draws else field.latest
+
     def advance(self, n: int, state: State) -> State:
         """The state after the n-th step, from the one before it."""
         self.advances += 1
@@ -112,16 +121,16 @@ class Replay:
         record, field, bound = self.records[n], self.recording.field, self.recording.bound
         y = state[0]
         bound.restore(state[1:])
-        record.random.restore()
+        self.redraw(record.random)
 
         def first() -> Tensor:
             start = times[0] if self.nodes[0] == 0 else times[0] - self.nodes[0] * h
             if record.random_first is None or record.random_first is record.random:
                 return field(start, y)
-            between = field.now()
-            record.random_first.restore()
+            between = self.now()
+            self.redraw(record.random_first)
             value = field(start, y)
-            between.restore()
+            self.redraw(between)
             return value
 
         trial = bound.trial(times, h, y, first, with_error=False)
@@ -133,7 +142,7 @@ class Replay:
 
         def end_derivative() -> Tensor:
             assert record.end is not None
-            record.end[1].restore()
+            self.redraw(record.end[1])
             return self.recording.field(times.end, y1)
 
         step = dataclasses.replace(

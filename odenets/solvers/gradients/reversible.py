@@ -2,8 +2,8 @@
 
 Exact up to the rounding of the reconstruction, which each method's module describes. A step back evaluates the field
 where the step forward did, so that one pass over the field serves both the reconstruction and the gradient: about one
-forward solve more than autograd. The step is affine but for those evaluations; its affine part is differentiated by
-autograd with the values of the evaluations as leaves, last evaluation first.
+forward solve more than autograd. The step is affine but for those evaluations, so that between them the gradient is
+carried by its transposed coefficients, last evaluation first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..reversible import BoundReversible, Pair, over_pair
+from ..reversible import AffinePart, BoundReversible, Pair
+from ..step import weighted_sum
 from .base import SolveProblem
 from .recomputed import Recomputed, Sweep
 from .record import State
@@ -56,8 +57,11 @@ class _StepBack(Sweep):
     def run(self, replay: Replay, grads: State) -> State:
         bound, end = replay.recording.bound, len(replay.records)
         assert isinstance(bound, BoundReversible)
+        bound.with_error = False
         pair: Pair = replay.recording.last[1:]
+        affine = AffinePart(bound, len(pair))
         known: _Evaluation | None = None
+        zero = grads[0]  # the state is the pair's first part: only outputs have gradients of their own
         for n in range(end - 1, 0, -1):
             step = _Step(replay, bound, n, known)
             before = step.back(pair)
@@ -65,7 +69,10 @@ class _StepBack(Sweep):
             if inside:  # the step's polynomial needs its stages
                 grads = replay.pull_back(n, (before[0].to(bound.dtype), *before), grads)
             else:
-                grads = step.pull_back(before, arrived)
+                pair_grads = list(arrived[1:])
+                if arrived[0] is not zero:
+                    pair_grads[0] = pair_grads[0] + arrived[0].to(pair_grads[0].dtype)
+                grads = (zero, *step.pull_back(affine, before, pair_grads))
             pair, known = before, step.earlier
         if not end:
             return grads
@@ -100,43 +107,29 @@ class _Step:
         record, bound = self.replay.records[m], self.bound
         # counted from the end: the first step may have begun with an evaluation more
         random = record.calls[-bound.calls] if record.calls and i == bound.evaluations - 1 else record.random
-        random.restore()
+        self.replay.redraw(random)
         with torch.enable_grad():
             times = StepTimes(record, [], self.replay.gathered.times_wanted, False)
             point = x.detach().requires_grad_(True)
-            bound.with_error = False
             return _Evaluation(point, bound.evaluate(i, times.stages, times.h, point), times)
 
-    def pull_back(self, before: Pair, grads: State) -> State:
-        """Gradients of (state, *pair) before the step from those after it."""
-        replay, n, last = self.replay, self.n, self.bound.evaluations
-        params, s = replay.gathered.params, len(before)
-        points: list[Tensor] = []
-        with torch.enable_grad():
-            leaves = [x.detach().requires_grad_(True) for x in before]
-            values = [self.evaluations[i].value.detach().requires_grad_(True) for i in range(last)]
-            times = StepTimes(replay.records[n], [], replay.gathered.times_wanted, False)
-
-            def given(i: int, x: Tensor) -> Tensor:
-                points.append(x)
-                return values[i]
-
-            after = self.bound.forth(over_pair(times.h, before), tuple(leaves), given)
-        inputs = [*leaves, *values, *times.leaves]
-        # the state is the pair's first part
-        after_grads = [grads[1] + grads[0].to(grads[1].dtype), *grads[2:]]
-        sums = list(gradients(after, inputs, after_grads, retain_graph=True))
-        for i in reversed(range(last)):
-            arriving = sums[s + i]
-            if arriving is None:
-                continue
-            known = self.evaluations[i]
-            found = gradients([known.value], [known.point, *params, *known.times.leaves], [arriving])
-            replay.gathered.add(found[1 : 1 + len(params)])
-            known.times.gather(n, found[1 + len(params) :], replay.nodes, replay.gathered)
-            if found[0] is not None:
-                through = gradients([points[i]], inputs, [found[0]], retain_graph=True)
-                sums = [b if a is None else a if b is None else a + b for a, b in zip(sums, through)]
-        times.gather(n, sums[s + last :], replay.nodes, replay.gathered)
-        pair_grads = [torch.zeros_like(x) if g is None else g for g, x in zip(sums[:s], before)]
-        return (torch.zeros_like(grads[0]), *pair_grads)
+    def pull_back(self, affine: AffinePart, before: Pair, grads: list[Tensor]) -> Pair:
+        """Gradients of the pair before the step from those of the pair after it."""
+        gathered, n = self.replay.gathered, self.n
+        params, h = gathered.params, self.replay.records[n].h
+        columns, parts = affine.columns(h), len(before)
+        arrived = grads  # and then those of the points, from the last to the first
+        for i in reversed(range(self.bound.evaluations)):
+            arriving = weighted_sum(columns[parts + i], arrived)
+            known, found = self.evaluations[i], None
+            if arriving is not None:
+                found = gradients([known.value], [known.point, *params, *known.times.leaves], [arriving])
+                gathered.add(found[1 : 1 + len(params)])
+                known.times.gather(n, found[1 + len(params) :], self.replay.nodes, gathered)
+            reached = None if found is None else found[0]
+            arrived.append(torch.zeros_like(known.point) if reached is None else reached)
+        if gathered.times_wanted:
+            values = [self.evaluations[i].value.detach() for i in range(self.bound.evaluations)]
+            gathered.add_times(n, None, affine.size_gradient(arrived, [*before, *values]))
+        sums = [weighted_sum(column, arrived) for column in columns[:parts]]
+        return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(sums, before))

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..one_step import Accuracy
 from ..reversible import BoundReversible, Evaluate, Pair, require_one_clock
-from ..step import Field, StepSize, Trial
+from ..step import Field, StepSize, Trial, add_scaled
 
 
 @dataclass(frozen=True)
@@ -74,17 +74,17 @@ class _Bound(BoundReversible):
 
     def forth(self, h: StepSize, pair: Pair, evaluate: Evaluate) -> Pair:
         z, v = pair
-        k = z + v * (h * 0.5)
+        k = add_scaled(z, h * 0.5, v)
         u = evaluate(0, k)
-        v1 = v + (u - v) * (2 * self.eta)
-        return k + v1 * (h * 0.5), v1
+        v1 = add_scaled(v, 2 * self.eta, u - v)
+        return add_scaled(k, h * 0.5, v1), v1
 
     def back(self, h: float, pair: Pair, evaluate: Evaluate, before: Callable[[Tensor], Tensor]) -> Pair:
         z1, v1 = pair
-        k = z1 - v1 * (h * 0.5)
+        k = add_scaled(z1, -0.5 * h, v1)
         u = evaluate(0, k)
-        v = (v1 - u * (2 * self.eta)) / (1 - 2 * self.eta)
-        return k - v * (h * 0.5), v
+        v = add_scaled(v1, -2 * self.eta, u) / (1 - 2 * self.eta)
+        return add_scaled(k, -0.5 * h, v), v
 
     def trial_of(self, before: Pair, after: Pair, h: StepSize) -> Trial:
         return Trial(after[0], None, [before[1], after[1]])

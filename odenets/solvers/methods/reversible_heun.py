@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..one_step import Accuracy
 from ..reversible import BoundReversible, Evaluate, Pair, require_one_clock
-from ..step import Field, StepSize, Trial
+from ..step import Field, StepSize, Trial, add_scaled
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,16 @@ class _Bound(BoundReversible):
 
     def forth(self, h: StepSize, pair: Pair, evaluate: Evaluate) -> Pair:
         y, x, k = pair
-        x1 = 2 * y - x + h * k
+        x1 = add_scaled(2 * y - x, h, k)
         k1 = evaluate(0, x1)
-        return y + (k + k1) * (h * 0.5), x1, k1
+        return add_scaled(y, h * 0.5, k + k1), x1, k1
 
     def back(self, h: float, pair: Pair, evaluate: Evaluate, before: Callable[[Tensor], Tensor]) -> Pair:
         y1, x1, _ = pair
         k1 = evaluate(0, x1)
-        x = 2 * y1 - x1 - h * k1
+        x = add_scaled(2 * y1 - x1, -h, k1)
         k = before(x)
-        return y1 - (k + k1) * (h * 0.5), x, k
+        return add_scaled(y1, -0.5 * h, k + k1), x, k
 
     def trial_of(self, before: Pair, after: Pair, h: StepSize) -> Trial:
         k, k1 = before[2], after[2]

@@ -165,6 +165,8 @@ class AdaptiveIntegrator(Integrator):
 
     def _trial(self, h: StepSize, stop: _Stop | None) -> tuple[Trial, float]:
         times = stage_times(self.nodes, self.t, h, self.time_dtype)
+        if self.after_jump:
+            times = tuple(self._start_time() if c == 0 else time for c, time in zip(self.method.c, times))
         if stop is not None and stop.is_jump:
             just_before = next_after(stop.tensor.to(self.time_dtype), -self.direction)
             times = tuple(just_before if c == 1 else time for c, time in zip(self.method.c, times))
@@ -180,9 +182,13 @@ class AdaptiveIntegrator(Integrator):
     def _derivative(self) -> Tensor:
         """f at the present state; just after a discontinuity that the last step ended at."""
         if self.f is None:
-            t = self.t.to(self.time_dtype)
-            self.f = self.field(next_after(t, self.direction) if self.after_jump else t, self.y)
+            self.f = self.field(self._start_time(), self.y)
         return self.f
+
+    def _start_time(self) -> Tensor:
+        """Where the field is evaluated at the present state: just beyond a discontinuity."""
+        t = self.t.to(self.time_dtype)
+        return next_after(t, self.direction) if self.after_jump else t
 
     def _accepted(self, h: StepSize, end: float, stop: _Stop | None, trial) -> Step:
         t0, start, y0 = self.t, self.now, self.y

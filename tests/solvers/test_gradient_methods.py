@@ -118,6 +118,26 @@ def test_is_the_gradient_of_the_very_steps(gradient, name):
 
 
 @every_method
+@pytest.mark.parametrize("side", [torch.ge, torch.gt], ids=["at the jump after it", "at the jump before it"])
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (1.0, 0.0)], ids=["forward", "backward in time"])
+def test_steps_from_a_discontinuity_are_run_again_on_its_far_side(gradient, side, ends):
+    w = torch.tensor(1.3, dtype=F64, requires_grad=True)
+
+    def field(t, y, w):
+        return torch.where(side(t, 0.4), torch.sin(t) - 3 * w * y, w * y)
+
+    found = []
+    for method in ("autograd", gradient):
+        y0 = torch.tensor([0.7, 1.1], dtype=F64, requires_grad=True)
+        solution = solve(
+            field, y0, ends, solver="tsit5", rtol=1e-4, jump_t=[0.4], args=(w,), params=(w,), gradient=method
+        )
+        found.append(torch.autograd.grad(solution.ys[-1].square().sum(), (y0, w)))
+    for expected, value in zip(*found):
+        assert torch.allclose(value, expected, rtol=1e-11)
+
+
+@every_method
 @pytest.mark.parametrize("solver", ["fixed", "adaptive"])
 def test_backward_in_time_and_without_the_times_gradient(gradient, solver):
     for ts, times in ((TS.flip(0), True), (TS, False)):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .errors import InputError, Status
 from .event_solve import watch_steps
-from .events import EventWatch
+from .events import Event, EventWatch
 from .roots import rate_along, shift
 from .solution import Solution, Stats
 from .solver import Adams, FixedStep, Solver
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
 
 class _Crossing(NamedTuple):
+    """Where an event crossed zero, and whether it is one at which the solution jumps or ends."""
+
     time: float
     event: int
-    jumps: bool
+    acts: bool
 
 
 def solve_by_segments(method: Gradient, problem: SolveProblem) -> Solution:
@@ -49,16 +51,21 @@ def solve_by_segments(method: Gradient, problem: SolveProblem) -> Solution:
     stats = Stats()
     t, y, states, times = ts[0], problem.y, [problem.y], ts.tolist()
     status, message = integrator.status, ""
-    last = times[-1] if status is Status.SUCCESS else integrator.now
-    pieces = _pieces(watch, direction, last if status is Status.EVENT else None)
+    pieces = _pieces(watch)
+    if status is Status.EVENT:
+        pieces.pop()  # nothing comes after it
     watch.found = [[] for _ in problem.events]
-    for piece in pieces:
-        end = piece[-1].time if piece and (piece[-1].jumps or status is Status.EVENT) else last
+    for n, piece in enumerate(pieces):
+        # events that act together do so at the time of the first of them
+        first = min((c for c in piece if c.acts), key=lambda c: c.time * direction, default=None)
+        end = times[-1] if first is None else first.time
+        piece = [c._replace(time=min(c.time, end, key=lambda time: time * direction)) for c in piece]
         outputs = [i for i in range(len(states), len(times)) if (times[i] - end) * direction <= 0]
         wanted = {crossing.time: ts.new_tensor(crossing.time) for crossing in piece}
         wanted.update({times[i]: ts[i] for i in outputs})
-        ahead = sorted((time for time in wanted if (time - float(t.detach())) * direction > 0), key=lambda x: x * direction)
-        at: dict[float, Tensor] = {}
+        start = float(t.detach())
+        ahead = sorted((time for time in wanted if (time - start) * direction > 0), key=lambda time: time * direction)
+        at: dict[float, tuple[Tensor, Tensor]] = {}
         if ahead:
             segment = torch.stack([t, *(wanted[time] for time in ahead)])
             done = method.solve(dataclasses.replace(problem, ts=segment, y=y, save_at="ts", events=()))
@@ -66,16 +73,19 @@ def solve_by_segments(method: Gradient, problem: SolveProblem) -> Solution:
             if not done.success:
                 status, message = done.status, done.message  # type: ignore[assignment]
                 break
-            at = dict(zip(ahead, done.ys[1:]))
-        states += [at.get(times[i], y) for i in outputs]
+            at = {time: (wanted[time], state) for time, state in zip(ahead, done.ys[1:])}
+        states += [at.get(times[i], (t, y))[1] for i in outputs]
         for crossing in piece:
-            t, after = _corrected(watch, crossing, at.get(crossing.time, y))
+            moment = _corrected(watch, watch.events[crossing.event], *at.get(crossing.time, (t, y)))
             index = torch.tensor(len(watch.found[crossing.event]))
-            watch.found[crossing.event].append((torch.tensor(True), index, t, after))
-            if crossing.jumps:
-                after = watch.jumped(watch.events[crossing.event], t, after)
-        if piece:
-            y = after
+            watch.found[crossing.event].append((torch.tensor(True), index, *moment))
+            if first is not None and (crossing.event, crossing.acts) == (first.event, True):
+                at_end = moment
+        if first is not None:
+            t, y = at_end
+        if n < len(pieces) - 1:
+            for event in (watch.events[crossing.event] for crossing in piece if crossing.acts):
+                y = watch.jumped(event, t, y)
     stats.nfe = flat.nfe
     ys = _padded(torch.stack(states), len(ts))
     if problem.save_at == "end" and status is Status.EVENT:
@@ -96,31 +106,31 @@ def _with_step_size(problem: SolveProblem) -> Solver:
     return dataclasses.replace(solver, steps=None, step_size=abs(span) / solver.steps)
 
 
-def _pieces(watch: EventWatch, direction: float, ended_at: float | None) -> list[list[_Crossing]]:
-    """The crossings in walking order, parted after each that jumps; the last piece goes to the end of the solve."""
-    crossings = []
-    for e, (event, record) in enumerate(zip(watch.events, watch.records())):
-        for time in record.ts.tolist():
-            crossings.append(_Crossing(time, e, event.on_event is not None and time != ended_at))
+def _pieces(watch: EventWatch) -> list[list[_Crossing]]:
+    """The crossings, parted after each step at which the solution jumped or ended."""
+    ahead = [iter(enumerate(record.ts.tolist(), 1)) for record in watch.records()]
     pieces: list[list[_Crossing]] = [[]]
-    for crossing in sorted(crossings, key=lambda crossing: crossing.time * direction):
-        pieces[-1].append(crossing)
-        if crossing.jumps:
+    for happened in watch.together:
+        crossings = []
+        for e in (e for e, where in happened if bool(where)):
+            event, (count, time) = watch.events[e], next(ahead[e])
+            acts = event.on_event is not None or 0 < event.terminal <= count
+            crossings.append(_Crossing(time, e, acts))
+        pieces[-1] += crossings
+        if any(crossing.acts for crossing in crossings):
             pieces.append([])
     return pieces
 
 
-def _corrected(watch: EventWatch, crossing: _Crossing, y: Tensor) -> tuple[Tensor, Tensor]:
+def _corrected(watch: EventWatch, event: Event, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Time and state of a crossing after one Newton step from the located time, with their derivatives."""
-    event = watch.events[crossing.event]
-    t = torch.tensor(crossing.time, dtype=torch.float64, device=y.device)
     with torch.no_grad():
         slope = watch.flat(t.to(watch.time_dtype), y)
     rate = rate_along(partial(watch.value, event), t, y, slope)
     if rate is None:  # a switch: its time has no derivative
-        return t, y
+        return t.detach(), y
     g = watch.value(event, t, y)
-    change = shift(g, rate) - (g / rate).detach()
+    change = shift(g, rate) - torch.where(g == 0, 0.0, g / rate).detach()
     return t + change.to(t.dtype), y + slope * change.to(y.dtype)
 
 

@@ -115,6 +115,7 @@ class EventWatch:
 
     Attributes:
         nan: [B], samples at which an event's value was NaN.
+        together: of every step with crossings, the events that had one, and where [B].
     """
 
     def __init__(self, events: Sequence[Event], flat: FlatField, t: Tensor, y: Tensor, direction: float) -> None:
@@ -130,6 +131,7 @@ class EventWatch:
         self.jumps = torch.tensor(jumps, device=device).reshape(broadcast)
         self.count = torch.zeros(size, dtype=torch.int64, device=device)
         self.found: list[list[tuple[Tensor, Tensor, Tensor, Tensor]]] = [[] for _ in events]
+        self.together: list[list[tuple[int, Tensor]]] = []
         self.start = y
         self.values = self.evaluate(t, y)
         self.side = torch.sign(self.values)
@@ -194,6 +196,7 @@ class EventWatch:
             failed = self._too_many(acting & fired, along, tolerance) & ~ended
             chosen = acted & acting & (along == first)
             chosen = chosen & (chosen.cumsum(0) == 1)
+        self.together.append([(e, where) for e, where in enumerate(fired) if happened[e]])
         t, before = stretch.t1, stretch.y1
         for e, event in enumerate(self.events):
             if happened[e]:

@@ -74,8 +74,8 @@ def solve(
     if save_at not in ("ts", "steps", "end"):
         raise InputError(f"unknown save_at {save_at!r}: use ts, steps or end.")
     method = resolve_gradient(gradient)
-    alone = len(ts) == 1 and ts.dim() == 1
-    problem = SolveProblem(solver, flat, ts, y, 1.0 if alone else _direction(ts), save_at, dense, params, events)
+    alone = ts.shape[-1] == 1
+    problem = SolveProblem(solver, flat, ts, y, _direction(ts), save_at, dense, params, events)
     method.check(problem)
     if events and isinstance(solver, (Scipy, Torchdiffeq)):
         raise InputError(f"{type(solver).__name__} does not show its steps: events need another solver.")
@@ -132,8 +132,7 @@ def _take_mass(problem: SolveProblem, mass: Tensor, gradient: Gradient) -> None:
 
 
 def _direction(ts: Tensor) -> float:
-    first, second = ts.detach().reshape(-1)[:2].tolist()
-    return 1.0 if second > first else -1.0
+    return -1.0 if bool((ts.detach().diff(dim=-1) < 0).any()) else 1.0
 
 
 def failure_of_values(ys: Tensor, ts: Tensor) -> str:

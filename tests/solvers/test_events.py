@@ -144,6 +144,58 @@ def test_gradient_methods_go_from_event_to_event(other):
         assert torch.allclose(a, b, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("other", ["checkpoint", "adjoint"])
+@pytest.mark.parametrize("terminal", [False, 2])
+def test_jumps_at_once_are_one_moment_for_every_gradient_method(other, terminal):
+    """One event's jump moves the state off the other's surface: both see the state before, and jump in order."""
+    found = {}
+    for gradient in ("autograd", other):
+        rate = torch.tensor(0.7, dtype=F64, requires_grad=True)
+        events = [
+            Event(lambda t, y: y[0], on_event=lambda t, y: torch.stack([y[0] + 1, y[1]])),
+            Event(lambda t, y: 3 * y[0], terminal=terminal, on_event=lambda t, y: torch.stack([y[0], y[1] + 2 * t])),
+        ]
+
+        def field(t, y, rate=rate):
+            return torch.stack([-rate - 0.1 * t, 0.3 * y[0]])
+
+        y0 = torch.tensor([1.0, 0.0], dtype=F64, requires_grad=True)
+        solution = solve(field, y0, (0.0, 4.0), save_at="end", events=events, gradient=gradient, params=(rate,), **TIGHT)
+        assert [int(record.count) for record in solution.events] == ([2, 2] if terminal else [3, 3])
+        loss = solution.ys.sum() + sum(record.ts.sum() + record.ys.sum() for record in solution.events)
+        found[gradient] = (loss, *torch.autograd.grad(loss, (y0, rate)))
+    for a, b in zip(*found.values()):
+        assert torch.allclose(a, b, rtol=1e-7)
+
+
+@pytest.mark.parametrize("gradient", ["checkpoint", "adjoint"])
+def test_an_event_at_an_output_time_does_not_move_with_it(gradient):
+    """x = 1/2 - t is zero at 1/2, exactly, wherever the outputs are; from there x = 10 - (t - 1/2)."""
+    ts = torch.tensor([0.0, 0.5, 1.0], dtype=F64, requires_grad=True)
+    event = Event(lambda t, y: y[0], on_event=lambda t, y: y + 10)
+    y0 = torch.tensor([0.5], dtype=F64)
+    solution = solve(
+        lambda t, y: -torch.ones_like(y), y0, ts, solver="rk4", step_size=0.25, events=[event], gradient=gradient, params=()
+    )
+    assert solution.events[0].ts.tolist() == [0.5]
+    for value, expected in ((solution.events[0].ts, [1, 0, 0]), (solution.ys[1], [1, -1, 0]), (solution.ys[2], [1, 0, -1])):
+        (moved,) = torch.autograd.grad(value.sum(), ts, retain_graph=True)
+        assert torch.allclose(moved, torch.tensor(expected, dtype=F64), atol=1e-12)
+
+
+@pytest.mark.parametrize("settings", [{"per_sample": True}, {"dense": True}, {"save_at": "steps"}], ids=str)
+def test_automatic_gradients_take_events_wherever_autograd_does(settings):
+    found = []
+    for gradient in ("auto", "autograd"):
+        events = [Event(lambda t, s: s[..., 0].reshape(t.shape), terminal=True)]
+        x0 = torch.tensor([1.0], dtype=F64, requires_grad=True)
+        solution = solve(falling, at_rest(x0), (0.0, 3.0), events=events, gradient=gradient, params=(), **settings)
+        assert (solution.dense is None) == ("dense" not in settings)
+        found.append((solution.ts, solution.ys, solution.events[0].ts))
+    for a, b in zip(*found):
+        assert torch.allclose(a, b, equal_nan=True)
+
+
 def test_gradients_of_a_fixed_step_solve_pass_gradcheck():
     """Exact for the discretisation: also where neither the steps nor their polynomials are."""
 

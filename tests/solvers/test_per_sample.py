@@ -182,3 +182,12 @@ def test_dense_output_at_shared_times_and_of_trees():
     times = torch.tensor([0.3, 2.0, 0.0, 1.1], dtype=F64)
     assert torch.allclose(dense(times)["v"], torch.sin(times)[:, None].expand(4, 3), atol=1e-6)
     assert torch.allclose(dense(0.7)["x"], torch.full((3, 2), math.exp(-0.7), dtype=F64), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (0, 4)])
+def test_one_output_time_or_no_sample_with_times_of_each_samples_own(shape):
+    ts = torch.zeros(shape, dtype=torch.float64) + torch.arange(shape[1])
+    y0 = torch.ones(shape[0], 2, dtype=torch.float64)
+    solution = solve(lambda t, y: -y, y0, ts, per_sample=True)
+    assert solution.ys.shape == (shape[1], *y0.shape)
+    assert torch.equal(solution.ys[0], y0)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..event_segments import solve_by_segments
 from ..one_step import ExplicitRungeKutta
 from ..solution import Solution
 from .autograd import Autograd
@@ -42,6 +43,7 @@ class Auto(Gradient):
     """
 
     name: ClassVar[str] = "auto"
+    takes_events: ClassVar[bool] = True
     budget: float = 2.0**30
 
     def __post_init__(self) -> None:
@@ -53,7 +55,9 @@ class Auto(Gradient):
             Autograd().check(problem)
 
     def solve(self, problem: SolveProblem) -> Solution:
-        return self.choose(problem).solve(problem)
+        method = self.choose(problem)
+        by_segments = problem.events and not method.takes_events
+        return solve_by_segments(method, problem) if by_segments else method.solve(problem)
 
     def choose(self, problem: SolveProblem) -> Gradient:
         """The method that the rule picks."""

@@ -35,10 +35,10 @@ class InterpolatingAdjoint(Gradient):
     def check(self, problem: SolveProblem) -> None:
         super().check(problem)
         if explicit_tableau(problem.solver) is None:
-            method = getattr(problem.solver, "method", type(problem.solver).__name__)
+            method = getattr(problem.solver, "method", "")
             raise InputError(
-                f"gradient='interpolating_adjoint' needs an explicit Runge-Kutta method, got {method!r}: take one, or "
-                "gradient='adjoint'."
+                f"gradient='interpolating_adjoint' needs an explicit Runge-Kutta method, got "
+                f"{type(problem.solver).__name__}({method!r}): take one, or gradient='adjoint'."
             )
 
     def solve(self, problem: SolveProblem) -> Solution:

@@ -49,6 +49,13 @@ CASES = {
     "aggregate": _streams(5, 9),
     "expand": _streams(9, 14),
     "sinkhorn": _matrices(8, 12),
+    "coefficients": Case(
+        lambda _: (STREAMS,),
+        lambda _: 8 * (STREAMS**2 + 2 * STREAMS) + 4,
+        lambda _: 12 * (STREAMS**2 + 2 * STREAMS) + 8,
+        [0],
+        torch.float32,
+    ),
     "resolvent": _matrices(8, 12),
     "exponential": _matrices(12, 16),
     # three of four stages have a weight; backward in plain torch: g read, a gradient for each of four stages

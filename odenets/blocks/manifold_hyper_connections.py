@@ -10,13 +10,14 @@ from odenets.blocks.flow_block import FeaturesLast
 from odenets.blocks.streams import StreamBlock
 from odenets.flows import Scheme, StreamFlow, resolve_scheme
 from odenets.flows.flow import Frozen
-from odenets.flows.linear import Outer, StreamMatrix, StreamUndo, generator_basis, generator_from_rates, sinkhorn
+from odenets.flows.linear import Outer, StreamMatrix, StreamUndo, generator_basis, generator_from_rates
 from odenets.flows.linear.base import Forcing, StepSize
 from odenets.flows.linear.stream import inverse_or_nan
+from odenets.kernels.coefficients import coefficients
+from odenets.kernels.coefficients.reference import EPS
 from odenets.kernels.mhc import expand, project
 
 PARAMETRISATIONS = ("sinkhorn", "generator")
-RMS_EPS = 1e-20
 
 
 class ManifoldHyperConnections(StreamBlock):
@@ -117,7 +118,7 @@ class ManifoldHyperConnections(StreamBlock):
 
 
 class _Coefficients(nn.Module):
-    """(t, X) -> (mixing, H_pre, H_post); a subclass turns the logits of H_res into the mixing."""
+    """(t, X) -> (mixing, H_pre, H_post)."""
 
     def __init__(self, dim: int, n: int, b_res: Tensor):
         super().__init__()
@@ -127,22 +128,13 @@ class _Coefficients(nn.Module):
         b_pre = torch.full((n,), -math.log(n - 1) if n > 1 else 10.0)
         self.b = nn.Parameter(torch.cat([b_pre, torch.zeros(n), b_res.flatten()]))
 
-    def logits(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """H~_pre [.., n], H~_post [.., n], H~_res [.., n^2 or K] for X [.., n, C]."""
-        with torch.autocast(x.device.type, enabled=False):
-            m, square = project(x, self.phi)
-            r = (square.unsqueeze(-1) + RMS_EPS).sqrt()
-            parts = m.split(self.sizes, -1)
-            alpha, b = self.alpha.to(m.dtype), self.b.to(m.dtype).split(self.sizes)
-            pre, post, res = (alpha[i] * part / r + b[i] for i, part in enumerate(parts))
-        return pre, post, res
-
-    def mixing(self, logits: Tensor) -> Tensor:
-        raise NotImplementedError
-
     def forward(self, t: Tensor | float, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        pre, post, res = self.logits(x)
-        return self.mixing(res), pre.sigmoid(), 2 * post.sigmoid()
+        with torch.autocast(x.device.type, enabled=False):
+            return self.from_projection(*project(x, self.phi))
+
+    def from_projection(self, m: Tensor, square: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(mixing, H_pre, H_post) from m = vec(X) phi [.., N] and the mean square of vec(X) [..]."""
+        raise NotImplementedError
 
 
 class _SinkhornCoefficients(_Coefficients):
@@ -153,9 +145,9 @@ class _SinkhornCoefficients(_Coefficients):
         self.iterations = iterations
         self.register_buffer("identity", torch.eye(n), persistent=False)
 
-    def mixing(self, logits: Tensor) -> Tensor:
-        n = len(self.identity)
-        return sinkhorn(logits.unflatten(-1, (n, n)), self.iterations) - self.identity
+    def from_projection(self, m: Tensor, square: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        pre, post, res = coefficients(m, square, self.alpha, self.b, len(self.identity), self.iterations)
+        return res - self.identity, pre, post
 
 
 class _GeneratorCoefficients(_Coefficients):
@@ -169,8 +161,11 @@ class _GeneratorCoefficients(_Coefficients):
         super().__init__(dim, n, torch.full((len(basis),), math.log(math.expm1(rate))))
         self.register_buffer("basis", basis, persistent=False)
 
-    def mixing(self, logits: Tensor) -> Tensor:
-        return generator_from_rates(nn.functional.softplus(logits), self.basis)
+    def from_projection(self, m: Tensor, square: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r = (square.unsqueeze(-1) + EPS).sqrt()
+        alpha, b = self.alpha.to(m.dtype), self.b.to(m.dtype).split(self.sizes)
+        pre, post, res = (alpha[i] * part / r + b[i] for i, part in enumerate(m.split(self.sizes, -1)))
+        return generator_from_rates(nn.functional.softplus(res), self.basis), pre.sigmoid(), 2 * post.sigmoid()
 
 
 class _SinkhornFlow(StreamFlow):

@@ -22,7 +22,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-FOLDERS = ("delta", "depth_mix", "generator", "mhc", "runge_kutta", "sinkhorn")
+FOLDERS = ("coefficients", "delta", "depth_mix", "generator", "mhc", "runge_kutta", "sinkhorn")
 TARGET = GPUTarget("cuda", 90, 32)
 TOKENS = 8192
 TYPES = {
@@ -37,9 +37,8 @@ def of(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def launches() -> Iterator[tuple[str, Callable[[], Any]]]:
     """(label, call of a launcher) for sizes as models have them."""
-    delta, depth, generator, mhc, rk, sinkhorn = (
-        importlib.import_module(f"odenets.kernels.{f}.triton") for f in FOLDERS
-    )
+    modules = (importlib.import_module(f"odenets.kernels.{f}.triton") for f in FOLDERS)
+    coefficients, delta, depth, generator, mhc, rk, sinkhorn = modules
     for d, dv, dtype in ((2560, 4, torch.bfloat16), (7168, 1, torch.float32), (64, 1, torch.bfloat16)):
         x, k, v, beta, e = of(d, dv, dtype=dtype), of(d, dtype=dtype), of(dv, dtype=dtype), of(), of(dv)
         yield f"delta {d} x {dv}", lambda x=x, k=k, v=v, beta=beta: delta.forward(x, k, v, beta, 1e-5)
@@ -64,6 +63,12 @@ def launches() -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"matrices {n} x {n}", lambda m=m: generator.exponential_backward(m, m, m)
         yield f"matrices {n} x {n}", lambda m=m: sinkhorn.forward(m, 20)
         yield f"matrices {n} x {n}", lambda m=m: sinkhorn.backward(m, m, 20)
+        m, b, alpha = of(n * n + 2 * n), torch.empty(n * n + 2 * n, device="meta"), torch.empty(3, device="meta")
+        yield f"{n} streams", lambda m=m, b=b, alpha=alpha, n=n: coefficients.forward(m, of(), alpha, b, n, 20)
+        yield (
+            f"{n} streams",
+            lambda m=m, b=b, alpha=alpha, n=n: coefficients.backward(of(n), of(n), of(n, n), m, of(), alpha, b, n, 20),
+        )
     for stages in (4, 13):
         y, k, w = of(64), [of(64)] * stages, [0.1] * stages
         yield f"{stages} stages", lambda y=y, k=k, w=w: rk.stage_sum(y, of(), w, k)

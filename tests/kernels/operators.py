@@ -1,5 +1,6 @@
 """Every operator with inputs to check it on: `CASES[name](shape...) -> tensors`; a new operator adds its lines."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from odenets.flows.linear import generator_basis, generator_from_rates
+from odenets.kernels.coefficients import coefficients
 from odenets.kernels.delta import delta
 from odenets.kernels.depth_mix import attend, mix
 from odenets.kernels.generator import exponential, resolvent
@@ -46,6 +48,16 @@ def _generators(tokens, n):
     return {"m": generator_from_rates(2 * torch.rand(*tokens, len(basis), device=DEVICE), basis)}
 
 
+def _logits(tokens, n):
+    N = n * n + 2 * n
+    square = 0.1 + torch.rand(*tokens, device=DEVICE)
+    return {"m": normal(*tokens, N), "square": square, "alpha": normal(3), "b": normal(N)}
+
+
+def _streams(N):
+    return math.isqrt(N + 1) - 1  # N = n^2 + 2n
+
+
 def _sum(tokens, d):
     batch = (max(tokens[0], 1),)  # a sum over no state at all has no rows
     y = normal(*batch, *tokens[1:], d)
@@ -78,6 +90,10 @@ OPERATORS = {
     ),
     "sinkhorn": Operator(sinkhorn, lambda t, n: {"logits": normal(*t, n, n)}, [(4,), (3,), (1,)]),
     "sinkhorn of huge logits": Operator(sinkhorn, lambda t, n: {"logits": 40 * normal(*t, n, n)}, [(4,)]),
+    "coefficients": Operator(
+        lambda m, **rest: coefficients(m=m, n=_streams(m.shape[-1]), **rest), _logits, [(4,), (3,), (1,)],
+        frozenset({"square", "alpha", "b"}),
+    ),
     "resolvent": Operator(resolvent, _generators, [(4,), (3,), (6,)]),
     "exponential": Operator(exponential, _generators, [(4,), (3,)]),
     "stage_sum": Operator(

@@ -47,7 +47,7 @@ def test_memory_in_another_order(name: str):
     compare(name, (2, 3), OPERATORS[name].sizes[0], torch.float32, noncontiguous=True)
 
 
-@pytest.mark.parametrize("name", ["sinkhorn", "resolvent", "aggregate", "project", "attend"])
+@pytest.mark.parametrize("name", ["sinkhorn", "coefficients", "resolvent", "aggregate", "project", "attend"])
 def test_more_tokens_than_a_tile(name: str):
     compare(name, (150,), (3,) if len(OPERATORS[name].sizes[0]) == 1 else (2, 5), torch.float32)
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"
 # what the model calls: (block, overrides, operators that must have run)
 MODELS = {
     "delta": ("delta", ["block.value_channels=2"], {"delta"}),
-    "mHC": ("manifold_hyper_connections", [], {"project", "sinkhorn", "aggregate", "expand"}),
+    "mHC": ("manifold_hyper_connections", [], {"project", "coefficients", "aggregate", "expand"}),
     "mHC backward Euler": (
         "manifold_hyper_connections",
         ["block.parametrisation=generator"],

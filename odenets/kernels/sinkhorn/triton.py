@@ -21,40 +21,26 @@ def _start(logits, valid):
 
 
 @triton.jit
-def forward_kernel(logits_ptr, out_ptr, tokens, iterations, N: tl.constexpr, M: tl.constexpr, B: tl.constexpr):
-    token = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
-    i = tl.arange(0, M)
-    there = token < tokens
-    present = there[:, None] & (i < N)[None, :]
-    valid = present[:, :, None] & (i < N)[None, None, :]
-    at = token[:, None, None] * (N * N) + i[None, :, None] * N + i[None, None, :]
-    _, p = _start(tl.load(logits_ptr + at, mask=valid, other=0.0).to(tl.float32), valid)
+def scalings(logits, valid, present, iterations):
+    """P, r, c [B, M, M], [B, M], [B, M]: the projection is diag(r) P diag(c)."""
+    _, p = _start(logits, valid)
     row = tl.where(present, 1.0, 0.0)
     column = row
     for _ in range(1, iterations):
         column = tl.where(present, 1.0 / tl.sum(p * row[:, :, None], 1), 0.0)
         row = tl.where(present, 1.0 / tl.sum(p * column[:, None, :], 2), 0.0)
-    tl.store(out_ptr + at, p * row[:, :, None] * column[:, None, :], mask=valid)
+    return p, row, column
 
 
 @triton.jit
-def backward_kernel(
-    g_ptr, logits_ptr, out_ptr, scratch_ptr, tokens, iterations, N: tl.constexpr, M: tl.constexpr, B: tl.constexpr
-):
-    """Reverse through the iterations; the rows' factors, recomputed, lie in scratch [iterations, tokens, n]."""
-    token = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
-    i = tl.arange(0, M)
-    there = token < tokens
-    present = there[:, None] & (i < N)[None, :]
-    valid = present[:, :, None] & (i < N)[None, None, :]
-    at = token[:, None, None] * (N * N) + i[None, :, None] * N + i[None, None, :]
-    first, p = _start(tl.load(logits_ptr + at, mask=valid, other=0.0).to(tl.float32), valid)
-    g = tl.load(g_ptr + at, mask=valid, other=0.0).to(tl.float32)
-    place = scratch_ptr + token[:, None] * N + i[None, :]
+def pull_back(g, logits, valid, present, place, stride, iterations):
+    """The logits' gradient from the projection's g, through the iterations; the rows' factors, computed again, lie at
+    place, place + stride, ..."""
+    first, p = _start(logits, valid)
     row = tl.where(present, 1.0, 0.0)
     column = row
     for k in range(1, iterations):
-        tl.store(place + (k - 1) * tokens * N, row, mask=present)
+        tl.store(place + (k - 1) * stride, row, mask=present)
         column = tl.where(present, 1.0 / tl.sum(p * row[:, :, None], 1), 0.0)
         row = tl.where(present, 1.0 / tl.sum(p * column[:, None, :], 2), 0.0)
     tl.debug_barrier()
@@ -63,7 +49,7 @@ def backward_kernel(
     dcolumn = tl.sum(g * p * row[:, :, None], 1)
     for back in range(1, iterations):
         k = iterations - back
-        before = tl.load(place + (k - 1) * tokens * N, mask=present, other=0.0)
+        before = tl.load(place + (k - 1) * stride, mask=present, other=0.0)
         # row_k = 1 / (P column_k) and column_k = 1 / (P^T row_{k-1})
         dsum = -drow * row * row
         dcolumn += tl.sum(p * dsum[:, :, None], 1)
@@ -74,11 +60,41 @@ def backward_kernel(
         row = before
         dcolumn = tl.zeros_like(dcolumn)
         if k > 1:
-            earlier = tl.load(place + (k - 2) * tokens * N, mask=present, other=0.0)
+            earlier = tl.load(place + (k - 2) * stride, mask=present, other=0.0)
             column = tl.where(present, 1.0 / tl.sum(p * earlier[:, :, None], 1), 0.0)
     dsecond = dp * p
     dfirst = dsecond - p * tl.sum(dsecond, 2)[:, :, None]
-    tl.store(out_ptr + at, dfirst - first * tl.sum(dfirst, 1)[:, None, :], mask=valid)
+    return dfirst - first * tl.sum(dfirst, 1)[:, None, :]
+
+
+@triton.jit
+def _tile(tokens, N: tl.constexpr, M: tl.constexpr, B: tl.constexpr):
+    """Tokens [B], offsets [B, M, M], and where entries [B, M, M] and rows [B, M] exist."""
+    token = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
+    i = tl.arange(0, M)
+    present = (token < tokens)[:, None] & (i < N)[None, :]
+    at = token[:, None, None] * (N * N) + i[None, :, None] * N + i[None, None, :]
+    return token, at, present[:, :, None] & (i < N)[None, None, :], present
+
+
+@triton.jit
+def forward_kernel(logits_ptr, out_ptr, tokens, iterations, N: tl.constexpr, M: tl.constexpr, B: tl.constexpr):
+    _, at, valid, present = _tile(tokens, N, M, B)
+    logits = tl.load(logits_ptr + at, mask=valid, other=0.0).to(tl.float32)
+    p, row, column = scalings(logits, valid, present, iterations)
+    tl.store(out_ptr + at, p * row[:, :, None] * column[:, None, :], mask=valid)
+
+
+@triton.jit
+def backward_kernel(
+    g_ptr, logits_ptr, out_ptr, scratch_ptr, tokens, iterations, N: tl.constexpr, M: tl.constexpr, B: tl.constexpr
+):
+    """Scratch for the rows' factors: [iterations - 1, tokens, n]."""
+    token, at, valid, present = _tile(tokens, N, M, B)
+    logits = tl.load(logits_ptr + at, mask=valid, other=0.0).to(tl.float32)
+    g = tl.load(g_ptr + at, mask=valid, other=0.0).to(tl.float32)
+    place = scratch_ptr + token[:, None] * N + tl.arange(0, M)[None, :]
+    tl.store(out_ptr + at, pull_back(g, logits, valid, present, place, tokens * N, iterations), mask=valid)
 
 
 def forward(logits: Tensor, iterations: int) -> Tensor:
@@ -86,7 +102,7 @@ def forward(logits: Tensor, iterations: int) -> Tensor:
     tokens, n, _ = logits.shape
     out = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
     if tokens:
-        M, B = triton.next_power_of_2(n), _tokens(n)
+        M, B = triton.next_power_of_2(n), tokens_of_a_program(n)
         with on_device_of(logits):
             forward_kernel[(triton.cdiv(tokens, B),)](logits, out, tokens, iterations, N=n, M=M, B=B, num_warps=4)
     return out
@@ -97,7 +113,7 @@ def backward(g: Tensor, logits: Tensor, iterations: int) -> Tensor:
     tokens, n, _ = logits.shape
     out = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
     if tokens:
-        M, B = triton.next_power_of_2(n), _tokens(n)
+        M, B = triton.next_power_of_2(n), tokens_of_a_program(n)
         scratch = torch.empty(max(iterations - 1, 1), tokens, n, dtype=torch.float32, device=logits.device)
         with on_device_of(logits):
             backward_kernel[(triton.cdiv(tokens, B),)](
@@ -106,5 +122,6 @@ def backward(g: Tensor, logits: Tensor, iterations: int) -> Tensor:
     return out
 
 
-def _tokens(n: int) -> int:
+def tokens_of_a_program(n: int) -> int:
+    """How many tokens' matrices a program holds."""
     return max(1, 2048 // triton.next_power_of_2(n) ** 2)

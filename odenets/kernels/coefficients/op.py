@@ -69,8 +69,8 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     from odenets.kernels.coefficients import triton
 
-    parts = (g.contiguous() for g in (gpre, gpost, gres))
-    return triton.backward(*parts, m, square, alpha, b, n, iterations)
+    gradients = gpre.contiguous(), gpost.contiguous(), gres.contiguous()
+    return triton.backward(*gradients, m, square, alpha, b, n, iterations)
 
 
 @_backward.register_fake

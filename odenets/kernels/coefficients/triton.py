@@ -112,7 +112,7 @@ def backward(
     tokens = len(m)
     dm, dsquare = (torch.empty(x.shape, dtype=torch.float32, device=m.device) for x in (m, square))
     if not tokens:
-        return dm, dsquare, *(torch.zeros(x.shape, dtype=torch.float32, device=m.device) for x in (alpha, b))
+        return dm, dsquare, torch.zeros_like(alpha, dtype=torch.float32), torch.zeros_like(b, dtype=torch.float32)
     grid, tiles = _tiles(tokens, n)
     partial = torch.empty(*grid, 3 + len(b), dtype=torch.float32, device=m.device)
     scratch = torch.empty(max(iterations - 1, 1), tokens, n, dtype=torch.float32, device=m.device)

@@ -316,3 +316,9 @@ def test_settings_are_checked():
             method(every=0)
     with pytest.raises(ValueError, match="slots >= 1"):
         Recursive(slots=0)
+
+
+def test_an_empty_batch_of_streams_is_undone():
+    made = stack("mhc, backward Euler", Downdate())
+    made(torch.zeros(0, DIM, dtype=F64, requires_grad=True)).sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in made.parameters())

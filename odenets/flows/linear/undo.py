@@ -45,7 +45,8 @@ class StreamUndo(NamedTuple):
     @property
     def amplification(self) -> Tensor:
         """By how much rounding errors of X+ may be larger in X: the largest row sum of |M| over all tokens, []."""
-        return self.inverse.abs().sum(-1).amax()
+        sums = self.inverse.abs().sum(-1)
+        return sums.amax() if sums.numel() else sums.new_ones(())
 
 
 Undo = RankOneUndo | StreamUndo

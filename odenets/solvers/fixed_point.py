@@ -39,6 +39,8 @@ class FixedPoint(Nonlinear):
             raise InputError(f"need memory >= 0 and damping in (0, 1], got {self.memory} and {self.damping}.")
 
     def bind(self, field: Field, accuracy: Accuracy, matrix: np.ndarray) -> StageSolver:
+        if getattr(field, "mass", None) is not None:
+            raise InputError("FixedPoint does not solve M y' = f: use Newton() or NewtonKrylov().")
         return FixedPointSolver(self, field, accuracy, matrix)
 
 

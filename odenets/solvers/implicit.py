@@ -102,6 +102,12 @@ class ImplicitRungeKutta:
         block = self.blocks[-1]
         return self.extended.matrix[block, block]
 
+    @property
+    def takes_mass(self) -> bool:
+        """Whether it solves M y' = f: all of state, estimate and dense output must do without f(t, y) as a slope."""
+        stiffly_accurate = self.tableau.b == self.tableau.a[-1]
+        return stiffly_accurate and self.tableau.interpolant is not None and self.extended is not self.tableau
+
     def bind(self, field: Field, accuracy: Accuracy) -> BoundMethod:
         return BoundImplicit(self, field, accuracy)
 
@@ -111,6 +117,7 @@ class BoundImplicit(BoundMethod):
 
     def __init__(self, method: ImplicitRungeKutta, field: Field, accuracy: Accuracy) -> None:
         self.method, self.field, self.accuracy = method, field, accuracy
+        self.mass: Tensor | None = getattr(field, "mass", None)
         self.solver = method.nonlinear.bind(field, accuracy, method.block_matrix)
         self.guesses = StageGuesses(method)
         self.over_reals: BoundImplicit | None = None
@@ -129,7 +136,8 @@ class BoundImplicit(BoundMethod):
         if y.is_complex():
             return self._complex_trial(times, h, y, derivative, with_error)
         tableau = self.method.extended
-        stages = [derivative()]
+        # with a mass matrix the last stage of the step before is y' and not f
+        stages = [derivative() if self.mass is None else self.field(times[0], y)]
         step = h.detach() if isinstance(h, Tensor) and h.dim() else float(h.detach() if isinstance(h, Tensor) else h)
         self.solver.begin(times[0].detach(), y.detach(), step)
         self.guesses.begin(stages[0].detach(), step)
@@ -137,7 +145,7 @@ class BoundImplicit(BoundMethod):
         for block in self.method.blocks:
             row = tableau.a[block.start][: block.start]
             base = add_scaled(y, h, weighted_sum(row, stages))
-            equations = StageEquations(self.field, times[block], h, base, self.method.block_matrix)
+            equations = StageEquations(self.field, times[block], h, base, self.method.block_matrix, self.mass)
             with torch.no_grad():
                 guess = self.guesses.of(block, stages)
                 k, lost = self.solver.solve(equations.detached(), guess, robust=not with_error)
@@ -150,12 +158,19 @@ class BoundImplicit(BoundMethod):
         error = None
         if with_error and tableau.b_error is not None:
             with torch.no_grad():
-                error = weighted_sum(tableau.b_error, stages)
-                assert error is not None
+                error = self._estimate(tableau.b_error, stages)
                 error = error * step
                 if self.method.error_filter:
                     error = self.solver.filtered(error, self.method.error_filter)
         return Trial(y1, error, stages, self._flag(failed, y))
+
+    def _estimate(self, weights: Sequence[float], stages: list[Tensor]) -> Tensor:
+        """The error estimate over h; with a mass matrix, M times it, f(t, y) being M y' (HW II, section IV.8)."""
+        if self.mass is not None:
+            stages = [stages[0], *(k @ self.mass.mT for k in stages[1:])]
+        error = weighted_sum(weights, stages)
+        assert error is not None
+        return error
 
     def _flag(self, failed: np.ndarray, y: Tensor) -> bool | Tensor:
         return torch.from_numpy(failed).to(y.device) if self.accuracy.per_sample else bool(failed)

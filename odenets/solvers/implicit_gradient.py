@@ -33,6 +33,10 @@ def attached(equations: StageEquations, k: Tensor, solver: StageSolver) -> Tenso
     if not torch.is_grad_enabled():
         return k
     slopes = equations.slopes(k)
+    if equations.mass is not None:
+        slopes = slopes - equations.weighed(k)  # the derivative with respect to M
+        if solver.settings.twice_differentiable:
+            raise InputError("twice_differentiable does not take a mass matrix: leave it out, or solve for y'.")
     if not slopes.requires_grad:
         return k
     h = equations.h if isinstance(equations.h, Tensor) else None
@@ -48,6 +52,7 @@ class _System:
 
     def __init__(self, equations: StageEquations, solver: StageSolver) -> None:
         self.field, self.h, self.matrix = equations.field, equations.h, equations.matrix
+        self.mass = None if equations.mass is None else equations.mass.detach()
         if isinstance(self.h, Tensor):
             self.h = 0.0
         self.line: Linearisation = solver.line
@@ -59,7 +64,7 @@ class _System:
         self.certain = self.batch_dims == 0 or solver.accuracy.per_sample
 
     def equations(self, base: Tensor, h: Tensor | None, times: tuple[Tensor, ...]) -> StageEquations:
-        return StageEquations(self.field, times, self.h if h is None else h, base, self.matrix)
+        return StageEquations(self.field, times, self.h if h is None else h, base, self.matrix, self.mass)
 
     def solve(self, equations: StageEquations, k: Tensor, rhs: Tensor, transposed: bool) -> Tensor:
         """M^{-1} rhs or M^{-T} rhs [s, *state], without a graph."""

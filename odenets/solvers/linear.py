@@ -174,6 +174,19 @@ class ShiftedLU:
         return torch.linalg.lu_solve(self.factors, self.pivots, rhs, adjoint=True).conj().resolve_conj().squeeze(-1)
 
 
+def over_systems(mass: Tensor, size: int) -> Tensor:
+    """M [n, n] for systems of `size` elements that hold several states [n]: block diagonal [size, size]."""
+    if size == len(mass):
+        return mass
+    copies = torch.eye(size // len(mass), dtype=mass.dtype, device=mass.device)
+    return torch.kron(copies, mass)
+
+
+def moving(h: Tensor) -> Tensor:
+    """Step sizes for M - h gamma J with M perhaps singular: samples that stand still (h = 0) get a harmless one."""
+    return torch.where(h == 0, torch.ones_like(h), h)
+
+
 class KrylovResult(NamedTuple):
     """Attributes: x [B, D], the residuals' norms |b - A x| / |b| [B], and the number of operator applications."""
 

@@ -19,7 +19,7 @@ from .step import Field
 
 
 class MassMatrix(nn.Module):
-    """The system M x' = field(t, x), for the solvers that take one (rodas5p).
+    """The system M x' = field(t, x), for the solvers that take one (rodas5p, radauIIA5).
 
     Args:
         field: right-hand side (t, x, *args) -> like x, on states x [n] or [batch, n].
@@ -39,7 +39,7 @@ class MassMatrix(nn.Module):
         self.register_buffer("mass", torch.diag(mass) if mass.dim() == 1 else mass)
 
     def forward(self, t: Tensor, x: Tensor, *args) -> Tensor:
-        raise InputError("M x' = f has no x' where M is singular: pass the MassMatrix to solve with solver='rodas5p'.")
+        raise InputError("M x' = f has no x' where M is singular: pass the MassMatrix to solve with solver='rodas5p' or 'radauIIA5'.")
 
 
 def check_start(field: Field, mass: Tensor, t: Tensor, y: Tensor, rtol: float | Tensor, atol: float | Tensor) -> None:

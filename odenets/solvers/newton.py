@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .linear import ShiftedLU, gmres
+from .linear import ShiftedLU, gmres, moving, over_systems
 from .nonlinear import Nonlinear, Solved, StageSolver, bookkeeping_shape, where_samples
 from .one_step import Accuracy
 from .stages import StageEquations, by_stage, by_system
@@ -52,6 +52,8 @@ class NewtonSolver(StageSolver):
     def __init__(self, settings: Nonlinear, field: Field, accuracy: Accuracy, matrix: np.ndarray) -> None:
         super().__init__(settings, field, accuracy, matrix)
         self.modes = Modes(matrix)
+        mass = getattr(field, "mass", None)
+        self.mass: Tensor | None = None if mass is None else mass.detach()
         self.krylov_rtol = getattr(settings, "krylov_rtol", 1e-2)
         self.krylov_iterations = getattr(settings, "krylov_iterations", 100)
         self.dense = True
@@ -93,11 +95,12 @@ class NewtonSolver(StageSolver):
             return
         h = self.h
         assert self.jacobian is not None
-        shift = h.reshape(-1) if isinstance(h, Tensor) else h
+        shift = moving(h).reshape(-1) if isinstance(h, Tensor) else h
+        mass = None if self.mass is None else over_systems(self.mass, self.jacobian.shape[-1])
         self.factors = []
         for value in self.modes.values:
             jacobian = self.jacobian.to(self.jacobian.dtype.to_complex()) if isinstance(value, complex) else self.jacobian
-            self.factors.append(ShiftedLU(jacobian, shift * value))
+            self.factors.append(ShiftedLU(jacobian, shift * value, mass))
         self.factored_h = h
         self.eta = np.ones(bookkeeping_shape(self.accuracy, self.y))
         self.work.factorisations += 1
@@ -126,7 +129,7 @@ class NewtonSolver(StageSolver):
         previous: np.ndarray | None = None
         kappa, limit = self.kappa(self.y), self.settings.max_iterations
         for iteration in range(limit):
-            delta = self._correction(equations, k, equations.slopes(k) - k)
+            delta = self._correction(equations, k, equations.residual(k))
             self.work.iterations += 1
             moves = equations.increments(delta)
             size = self.size(moves, self.inverse_scale)
@@ -168,7 +171,7 @@ class NewtonSolver(StageSolver):
         return "the field is NaN or infinite at an iterate"
 
     def _correction(self, equations: StageEquations, k: Tensor, residual: Tensor) -> Tensor:
-        """dk [s, *state] for the residual f - k."""
+        """dk [s, *state] for the residual f - M k."""
         if not self.dense:
             return self._krylov(equations, k, residual)
         systems = residual.reshape(len(residual), len(self.factors[0].pivots), -1)
@@ -190,10 +193,10 @@ class NewtonSolver(StageSolver):
         """Newton's method proper, with the Jacobian at every iterate, and updates halved until the residual falls."""
         failed = np.zeros(bookkeeping_shape(self.accuracy, self.y), bool)
         kappa = self.kappa(self.y)
-        residual = equations.slopes(k) - k
+        residual = equations.residual(k)
         if not bool(torch.isfinite(residual).all()):  # the guess is out of reach: start from the state itself
             k = torch.zeros_like(k)
-            residual = equations.slopes(k) - k
+            residual = equations.residual(k)
         merit = torch.linalg.vector_norm(by_system(residual, self.dims), dim=-1)
         for _ in range(5 * self.settings.max_iterations):
             if self.dense:
@@ -212,7 +215,7 @@ class NewtonSolver(StageSolver):
             share = torch.ones_like(merit)
             for _ in range(12):
                 trial = k + by_stage(by_system(delta, self.dims) * share[:, None], delta)
-                left = equations.slopes(trial) - trial
+                left = equations.residual(trial)
                 fresh = torch.linalg.vector_norm(by_system(left, self.dims), dim=-1)
                 better = fresh <= (1 - share / 4) * merit
                 if bool(better.all()):
@@ -232,7 +235,7 @@ class NewtonSolver(StageSolver):
             index = int(np.argmin(np.abs(np.array(self.modes.values) - shift)))
             systems = error.reshape(len(self.factors[index].pivots), -1).to(self.factors[index].factors.dtype)
             return self.factors[index].solve(systems).reshape(error.shape).to(error.dtype)
-        equations = StageEquations(self.field, [self.t], self.h, self.y, np.array([[shift]]))
+        equations = StageEquations(self.field, [self.t], self.h, self.y, np.array([[shift]]), self.mass)
         return self._krylov(equations, torch.zeros_like(error)[None], error[None])[0]
 
     def accepted(self, where: Tensor | None = None) -> None:

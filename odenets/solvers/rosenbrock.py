@@ -1,6 +1,6 @@
 """Rosenbrock methods: one linear system per stage instead of a nonlinear one, all with the same matrix.
 
-In the form without products of the Jacobian and a vector (HW II, eq. IV.7.25'), for M y' = f(t, y) with J = df/dy and
+In the form without products of the Jacobian and a vector (HW II, section IV.7), for M y' = f(t, y) with J = df/dy and
 T = df/dt at the start of the step, and v_i the stages divided by h so that a step of size zero is harmless:
 
     (M - h gamma J) v_i = gamma f(t + c_i h, y + h sum_j a_ij v_j) + gamma M sum_j coupling_ij v_j + gamma time_i h T
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .linear import ShiftedLU
+from .linear import ShiftedLU, moving, over_systems
 from .one_step import Accuracy, BoundMethod
 from .slopes import Slopes
 from .step import Field, StepSize, Trial, add_scaled, weighted_sum
@@ -97,7 +97,7 @@ class RosenbrockTableau:
 
     @cached_property
     def standard_form(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(alpha, Gamma, b) of HW II, eq. IV.7.4: the form in which the order conditions are stated."""
+        """(alpha, Gamma, b) of HW II, section IV.7: the form in which the order conditions are stated."""
         a, coupling = (np.zeros((self.stages, self.stages)) for _ in range(2))
         for i in range(self.stages):
             a[i, :i], coupling[i, :i] = self.a[i], self.coupling[i]
@@ -105,7 +105,7 @@ class RosenbrockTableau:
         return a @ big_gamma, big_gamma, np.array(self.b) @ big_gamma
 
     def stability_function(self, z: np.ndarray | complex) -> np.ndarray:
-        """R(z): one step of y' = lambda y at z = h lambda (HW II, eq. IV.7.14)."""
+        """R(z): one step of y' = lambda y at z = h lambda (HW II, section IV.7)."""
         z = np.asarray(z, dtype=complex)
         alpha, big_gamma, b = self.standard_form
         system = np.eye(self.stages) - z[..., None, None] * (alpha + big_gamma)
@@ -143,7 +143,8 @@ class Rosenbrock(BoundMethod):
             self._start = y
         jacobian, slope = self._jacobian, self._slope
         system = jacobian.shape[:-1]  # [*batch, D]
-        lu = ShiftedLU(jacobian, shift(h, tableau.gamma), self._mass_of(system))
+        mass = None if self.mass is None else over_systems(self.mass, system[-1])
+        lu = ShiftedLU(jacobian, shift(h, tableau.gamma), mass)
         stages: list[Tensor] = []
         for i in range(tableau.stages):
             value = f0
@@ -171,17 +172,7 @@ class Rosenbrock(BoundMethod):
             return math.inf
         return float(torch.linalg.eigvals(jacobian).abs().max())
 
-    def _mass_of(self, system: torch.Size) -> Tensor | None:
-        """M for the systems [*batch, D], which are several states [n] where the samples are coupled."""
-        if self.mass is None or len(self.mass) == system[-1]:
-            return self.mass
-        copies = torch.eye(system[-1] // len(self.mass), dtype=self.mass.dtype, device=self.mass.device)
-        return torch.kron(copies, self.mass)
-
 
 def shift(h: StepSize, gamma: float) -> float | Tensor:
     """h gamma as `ShiftedLU` takes it: a number, or [batch]; samples that stand still (h = 0) get a harmless one."""
-    if isinstance(h, Tensor) and h.dim():
-        h = h.reshape(-1)
-        h = torch.where(h == 0, torch.ones_like(h), h)
-    return h * gamma
+    return (moving(h.reshape(-1)) if isinstance(h, Tensor) and h.dim() else h) * gamma

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .linear import Linearisation
+from .linear import Linearisation, moving, over_systems
 from .step import Field, StepSize
 
 
@@ -27,6 +27,7 @@ class StageEquations:
         h: step size, a float, [] or [batch, 1, ...].
         base: the state that the increments are added to [*state].
         matrix: the block's a_ij [s, s].
+        mass: M [n, n] of M k_i = f(...) on states [..., n]; None is the identity.
     """
 
     field: Field
@@ -34,6 +35,7 @@ class StageEquations:
     h: StepSize
     base: Tensor
     matrix: np.ndarray
+    mass: Tensor | None = None
 
     def increments(self, k: Tensor) -> Tensor:
         """h sum_j a_ij k_j [s, *state]."""
@@ -49,25 +51,36 @@ class StageEquations:
             return self.field(self.times[0], states[0])[None]
         return torch.stack([self.field(t, y) for t, y in zip(self.times, states)])
 
+    def weighed(self, k: Tensor) -> Tensor:
+        """M k."""
+        return k if self.mass is None else k @ self.mass.mT
+
+    def residual(self, k: Tensor) -> Tensor:
+        """f - M k [s, *state]."""
+        return self.slopes(k) - self.weighed(k)
+
     def detached(self) -> StageEquations:
         h = self.h.detach() if isinstance(self.h, Tensor) else self.h
         times = [t.detach() for t in self.times]
-        return StageEquations(self.field, times, h, self.base.detach(), self.matrix)
+        mass = None if self.mass is None else self.mass.detach()
+        return StageEquations(self.field, times, h, self.base.detach(), self.matrix, mass)
 
-    # The matrix of the linearised equations, I - h A (x) J with J_i = df/dy at the i-th stage's state
+    # The matrix of the linearised equations, I (x) M - h A (x) J with J_i = df/dy at the i-th stage's state
 
     def dense(self, line: Linearisation, k: Tensor, batch_dims: int) -> Tensor:
-        """That matrix for every system [*batch, s D, s D]; row block i, column block j: delta_ij - h a_ij J_i."""
+        """That matrix for every system [*batch, s D, s D]; row block i, column block j: delta_ij M - h a_ij J_i."""
         states = self.base + self.increments(k)
         jacobians = [line.matrix(t, y, batch_dims) for t, y in zip(self.times, states)]
         size, s = jacobians[0].shape[-1], len(self.matrix)
         h = self.h
         if isinstance(h, Tensor) and h.dim():
-            h = h.reshape(*states.shape[1 : 1 + batch_dims], 1, 1)
+            h = moving(h).reshape(*states.shape[1 : 1 + batch_dims], 1, 1)
         rows = [torch.cat([j * (-h * float(a)) for a in row], dim=-1) for j, row in zip(jacobians, self.matrix)]
         matrix = torch.cat(rows, dim=-2)
-        matrix.diagonal(dim1=-2, dim2=-1).add_(1)
         assert matrix.shape[-1] == s * size
+        if self.mass is not None:
+            return matrix + over_systems(self.mass, s * size)
+        matrix.diagonal(dim1=-2, dim2=-1).add_(1)
         return matrix
 
     def product(self, line: Linearisation, k: Tensor) -> Callable[[Tensor], Tensor]:
@@ -76,7 +89,7 @@ class StageEquations:
 
         def apply(v: Tensor) -> Tensor:
             moves = self.increments(v)
-            return v - torch.stack([line.jvp(t, y, move) for t, y, move in zip(self.times, states, moves)])
+            return self.weighed(v) - torch.stack([line.jvp(t, y, move) for t, y, move in zip(self.times, states, moves)])
 
         return apply
 
@@ -87,7 +100,8 @@ class StageEquations:
         transposed = StageEquations(self.field, self.times, self.h, self.base, self.matrix.T)
 
         def apply(v: Tensor) -> Tensor:
-            return v - transposed.increments(torch.stack([pull(x) for pull, x in zip(pulls, v)]))
+            weighed = v if self.mass is None else v @ self.mass
+            return weighed - transposed.increments(torch.stack([pull(x) for pull, x in zip(pulls, v)]))
 
         return apply
 

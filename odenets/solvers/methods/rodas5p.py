@@ -1,9 +1,9 @@
 """Steinebach's Rosenbrock method Rodas5P of order 5(4): eight stages, L-stable, stiffly accurate, for index-1 DAEs too.
 
 G. Steinebach, "Construction of Rosenbrock-Wanner method Rodas5P and numerical benchmarks within the Julia Differential
-Equations package", BIT Numer. Math. 63:27 (2023), tables 4 and 5, in the form without products of the Jacobian and a
-vector (HW II, eq. IV.7.25'). Against Rodas5 its order drops less on Prothero-Robinson problems. The dense output has
-order 4.
+Equations package", BIT Numer. Math. 63:27 (2023), doi:10.1007/s10543-023-00967-x, in the form without products of the
+Jacobian and a vector (HW II, section IV.7). Against Rodas5 its order drops less on Prothero-Robinson problems. The dense
+output has order 4.
 """
 
 from ..rosenbrock import RosenbrockTableau

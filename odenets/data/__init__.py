@@ -1,8 +1,19 @@
-"""Data that needs no network: handwritten digits, lynx and hare counts, Python's own sources as bytes, two moons."""
+"""Data without a network: digits, lynx and hare, Python's sources as bytes, two moons, Robertson's reaction."""
 
 from odenets.data.bytes import ByteCorpus, Bytes
 from odenets.data.digits import Digits, LabelledImages
+from odenets.data.kinetics import RobertsonKinetics
 from odenets.data.lynx_hare import LynxHare, Series
 from odenets.data.moons import Moons, Points
 
-__all__ = ["ByteCorpus", "Bytes", "Digits", "LabelledImages", "LynxHare", "Moons", "Points", "Series"]
+__all__ = [
+    "ByteCorpus",
+    "Bytes",
+    "Digits",
+    "LabelledImages",
+    "LynxHare",
+    "Moons",
+    "Points",
+    "RobertsonKinetics",
+    "Series",
+]

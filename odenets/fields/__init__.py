@@ -17,6 +17,7 @@ from odenets.fields.systems import (
     Robertson,
     VanDerPol,
 )
+from odenets.fields.time_scaled import TimeScaled
 from odenets.fields.varying import TimeVarying
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Robertson",
     "RotaryAttention",
     "SwiGLU",
+    "TimeScaled",
     "TimeVarying",
     "VanDerPol",
 ]

@@ -34,6 +34,7 @@ def mlp() -> nn.Module:
 FIELDS: dict[str, Entry] = {
     "mlp-sequence": (partial(fields.MLP, 3, 8, time="modulate"), (5, 4, 3)),
     "attention-explicit": (partial(fields.Attention, 6, 2, causal=True, fused=False), (5, 4, 6)),
+    "time-scaled": (lambda: fields.TimeScaled(mlp(), (1.0, 1e-2, 10.0)), (5, 3)),
     "autonomous": (lambda: fields.Autonomous(nn.Linear(3, 3)), (5, 3)),
     "spline-conv": (lambda: fields.TimeVarying(fields.Conv(4, norm="group"), "spline", 4), (5, 4, 6, 7)),
 }

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from odenets.compare.memory import peak_bytes
 from odenets.compare.plan import Plan
 from odenets.errors import UserError, one_line
-from odenets.models import NeuralODE
+from odenets.models import FlowStack, NeuralODE
+from odenets.models.gradients import resolve_stack_gradient
 from odenets.solvers import resolve_gradient
 from odenets.train.build import load_run
+from odenets.train.checkpoint import random_state, set_random_state
 from odenets.train.diagnosis import diagnose_run
 from odenets.train.loop import Parts, epoch_order
 from odenets.train.runfolder import RunFolder
@@ -31,7 +33,11 @@ def measure_runs(plan: Plan) -> None:
     for run in plan.runs:
         place = plan.place(run)
         if plan.finished(run) and not (place.path / FILE).is_file():
-            place.write_json(place.path / FILE, costs(place))
+            try:
+                found = costs(place)
+            except Exception as error:  # too little memory, a solve that fails: its row stands without these figures
+                found = {"notes": [f"not measured: {_named(error)}"]}
+            place.write_json(place.path / FILE, found)
 
 
 def diagnose_rows(plan: Plan) -> None:
@@ -44,8 +50,8 @@ def diagnose_rows(plan: Plan) -> None:
             if not path.is_file():
                 try:
                     content = diagnose_run(place.path).to_dict()
-                except UserError as error:  # no flow in the model
-                    content = {"results": {}, "skipped": {"all": str(error)}}
+                except Exception as error:  # no flow in the model, or a diagnostic that it was too much for
+                    content = {"results": {}, "skipped": {"all": _named(error)}}
                 place.write_json(path, content)
 
 
@@ -62,13 +68,17 @@ def costs(place: RunFolder, repeats: int = 9) -> dict[str, Any]:
         "notes": [],
     }
     try:
-        found["gradient_error"] = gradient_error(task, batch)
+        found["gradient_error"] = gradient_error(parts, batch)
     except Exception as error:  # some backends know neither float64 nor autograd: the other figures stand
-        found["notes"].append(f"no gradient error: {type(error).__name__}: {one_line(error)}")
+        found["notes"].append(f"no gradient error: {_named(error)}")
     portrait = task.portrait()
     if portrait is not None:
         place.write_json(place.path / "portrait.json", portrait)
     return found
+
+
+def _named(error: Exception) -> str:
+    return one_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
 
 
 def step_times(parts: Parts, batch: tuple[Tensor, ...], repeats: int) -> tuple[float, float]:
@@ -90,8 +100,8 @@ def step_times(parts: Parts, batch: tuple[Tensor, ...], repeats: int) -> tuple[f
 
 
 def _step(parts: Parts, batch: tuple[Tensor, ...]) -> None:
-    parts.optimizer.zero_grad(set_to_none=True)
     parts.fabric.backward(parts.module(*batch, progress=1.0))
+    parts.optimizer.zero_grad(set_to_none=True)  # gradients are the step's own memory: none are held before it
 
 
 @torch.no_grad()
@@ -130,25 +140,32 @@ def _outermost(module: nn.Module, packages: tuple[str, ...]) -> list[nn.Module]:
     return found
 
 
-def gradient_error(task: Task, batch: tuple[Tensor, ...]) -> float:
-    """|g - g64| / |g64|: the gradient as the run computes it, against autograd through the same steps in float64."""
-    exact = _in_double(task)
+def gradient_error(parts: Parts, batch: tuple[Tensor, ...]) -> float:
+    """|g - g64| / |g64|: the gradient as the run computes it, in its precision and by its gradient method, against
+    autograd through the same steps in float64."""
+    exact = _in_double(parts.task)
     wide = tuple(x.double() if x.is_floating_point() else x for x in batch)
-    reference = _gradient(exact, wide)
-    return float((_gradient(task, batch).double() - reference).norm() / reference.norm())
+    state = random_state()
+    exact(*wide, progress=1.0).backward()
+    reference = _gradient(exact)
+    set_random_state(state)
+    parts.optimizer.zero_grad(set_to_none=True)
+    parts.fabric.backward(parts.module(*batch, progress=1.0))
+    own = _gradient(parts.task).double()
+    parts.optimizer.zero_grad(set_to_none=True)
+    return float((own - reference).norm() / reference.norm())
 
 
 def _in_double(task: Task) -> Task:
+    task.zero_grad(set_to_none=True)
     twin = copy.deepcopy(task).double()
     for module in twin.modules():
         if isinstance(module, NeuralODE):
             module.gradient = resolve_gradient("autograd")
+        elif isinstance(module, FlowStack):
+            module.gradient = resolve_stack_gradient("autograd")
     return twin
 
 
-def _gradient(task: Task, batch: tuple[Tensor, ...]) -> Tensor:
-    task.zero_grad(set_to_none=True)
-    task(*batch, progress=1.0).backward()
-    flat = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in task.parameters()]
-    task.zero_grad(set_to_none=True)
-    return torch.cat(flat)
+def _gradient(task: Task) -> Tensor:
+    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in task.parameters()])

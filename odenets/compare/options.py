@@ -1,7 +1,9 @@
 """What a comparison was asked for: its own options, the words of the grid, Hydra's words."""
 
 import hashlib
+import math
 import os
+import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +79,7 @@ def read_request(arguments: list[str]) -> Request:
     if config_dir is not None and not os.path.isdir(config_dir):
         raise UserError(f"--config-dir {config_dir}: no such folder")
     from_file, grid = _read_file(own.pop("compare", None), config_dir)
-    typed = {key.removeprefix("compare."): yaml.safe_load(value) for key, value in own.items()}
+    typed = {key.removeprefix("compare."): _value(key, value) for key, value in own.items()}
     return Request(_options(from_file | typed), _merge(grid, words), hydra, config_dir)
 
 
@@ -95,10 +97,26 @@ def _read_file(name: str | None, config_dir: str | None) -> tuple[dict[str, Any]
         raise UserError(f"{found[0]}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not isinstance(content.get("grid", {}), dict):
         raise UserError(f"{found[0]}: expected keys of compare.<key> and `grid:` with key: values")
-    return {k: v for k, v in content.items() if k != "grid"}, [
+    return {k: _number(v) for k, v in content.items() if k != "grid"}, [
         f"{key}={','.join(map(_word, value)) if isinstance(value, list) else _word(value)}"
         for key, value in content.get("grid", {}).items()
     ]
+
+
+def _value(key: str, text: str) -> Any:
+    """A typed value as YAML reads it; of folders the text itself, and 1e-3 is a number too."""
+    if key == "compare.dir":
+        return text or None
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{key}={text}: the value cannot be read") from error
+    return _number(value)
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 takes 1e-3 for a word."""
+    return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value) else value
 
 
 def _word(value: Any) -> str:
@@ -123,6 +141,8 @@ def _options(values: dict[str, Any]) -> Options:
             expected = " or ".join("null" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
             raise UserError(f"compare.{key}: expected {expected}, got {value!r}")
     given = Options(**values)
+    if given.target is not None and not math.isfinite(given.target):
+        raise UserError(f"compare.target={given.target}: expected a finite number")
     if given.parameters is not None and (given.terms != "parameters" or given.parameters < 1):
         raise UserError(f"compare.parameters={given.parameters}: expected a number >= 1 together with terms=parameters")
     return given

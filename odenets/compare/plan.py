@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def check_contains(saved: Plan, wanted: Plan) -> None:
     old, new = ({(run.name, *run.words) for run in plan.runs} for plan in (saved, wanted))
     if not old <= new:
         raise UserError(
-            f"compare.dir={saved.folder}: holds another comparison; repeat that one by: {' '.join(saved.command)}, "
+            f"compare.dir={saved.folder}: holds another comparison; repeat that one by: {shlex.join(saved.command)}, "
             "or choose another compare.dir"
         )
 

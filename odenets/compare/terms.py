@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from odenets.compare.grid import Configuration
 from odenets.compare.options import Options
 from odenets.configs.build import group_names, instantiate, plain, unused_groups
-from odenets.errors import UserError
+from odenets.errors import UserError, one_line
+from odenets.solvers import SolveError
 from odenets.train.build import build, make_fabric
 from odenets.train.loop import epoch_order
 
@@ -109,7 +110,15 @@ def match_width(cfg: DictConfig, keys: list[str], wanted: int) -> tuple[int, int
 
 def _equal_time(able: list[Configuration]) -> dict[str, Any]:
     """Give every configuration the epochs that fit into the first one's training time, by a measured time per step."""
-    seconds = {one.name: seconds_per_epoch(one.cfg) for one in able}
+    seconds = {}
+    for one in able:
+        try:
+            seconds[one.name] = seconds_per_epoch(one.cfg)
+        except (UserError, ValueError, SolveError) as error:  # it would not train either
+            one.refused = f"its time could not be measured: {one_line(error)}"
+    able = [one for one in able if not one.refused]
+    if not able:
+        raise UserError("terms=time: no configuration of the grid takes a training step")
     first = able[0]
     budget = seconds[first.name] * first.cfg.trainer.epochs
     for one in able:

@@ -208,7 +208,7 @@ def _verdict(
         return "unclear", f"nothing finer could be evaluated: {why}"
     worst = max(tried, key=lambda row: _unless_nan(row.distance))
     distance = _unless_nan(worst.distance)
-    moved = f"the output moves by {100 * distance:.2g} % of the flow's displacement with {worst.name}"
+    moved = f"the output moves by {_percent(distance)} the flow's displacement with {worst.name}"
     if measure:
         change = max(tried, key=lambda row: _unless_nan(abs(row.measures[measure] - trained.measures[measure])))
         text = (
@@ -223,6 +223,15 @@ def _verdict(
     if distance > OTHER:
         return "no", moved
     return ("yes" if distance <= SAME else "unclear"), moved
+
+
+def _percent(share: float) -> str:
+    """Two digits; factors from ten on, where percents say little."""
+    if not math.isfinite(share):
+        return "an infinite multiple of"
+    if share >= 10:
+        return f"{share:,.0f} times" if share < 1e6 else f"{share:.1e} times"
+    return f"{100 * share:.0f} % of" if share >= 0.1 else f"{100 * share:.2g} % of"
 
 
 def _unless_nan(value: float) -> float:

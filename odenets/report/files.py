@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shlex
 
 from odenets.report import page
 from odenets.report.runs import Comparison
@@ -13,7 +14,7 @@ def markdown(comparison: Comparison) -> str:
     shown = columns(comparison)
     body = [cells(comparison, column) for column in shown]
     lines = [
-        f"# {comparison.title}: {len(comparison.rows)} configurations compared",
+        f"# {page.heading(comparison)}",
         "",
         page.summary(comparison),
         "",
@@ -33,7 +34,7 @@ def markdown(comparison: Comparison) -> str:
     lines += ["", page.marks(comparison)]
     lines += [f"- {note}" for row in comparison.rows for note in page.notes(row)]
     lines += [f"- no result: {failure}" for failure in page.failures(comparison)]
-    return "\n".join([*lines, "", f"    {' '.join(comparison.command)}", ""])
+    return "\n".join([*lines, "", f"    {shlex.join(comparison.command)}", ""])
 
 
 def table(comparison: Comparison) -> str:

@@ -1,5 +1,7 @@
 """What the diagnostics say of each configuration's flow: stability, step halving, gains over depth."""
 
+import cmath
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from odenets.report.runs import Comparison
 from odenets.report.svg import INK, Styles
 
 POINTS = 121
+REACH = 40.0
 
 
 def results(comparison: Comparison, name: str) -> list[tuple[int, Any]]:
@@ -32,13 +35,15 @@ def stability(comparison: Comparison, styles: Styles) -> list[Shown]:
         for layer in layers:
             whole = layer["linear"] is None
             points = layer["z"] if whole else layer["linear"]
-            values = [complex(float(re), float(im)) for sample in points for re, im in sample]
+            every = [complex(float(re), float(im)) for sample in points for re, im in sample]
+            values = [z for z in every if cmath.isfinite(z)]
             by_scheme.setdefault(layer["scheme"], []).append((i, values, whole))
     return [_stability(scheme, groups, styles) for scheme, groups in by_scheme.items()]
 
 
 def _stability(scheme: str, groups: list[tuple[int, list[complex], bool]], styles: Styles) -> Shown:
-    every = [z for _, values, _ in groups for z in values]
+    known = [z for _, values, _ in groups for z in values]
+    every = [z for z in known if abs(z) <= REACH]
     left = min([-3.0, *(1.15 * z.real for z in every)])
     right = max([1.5, *(1.15 * z.real for z in every)])
     high = max([2.2, *(1.15 * abs(z.imag) for z in every)])
@@ -53,11 +58,14 @@ def _stability(scheme: str, groups: list[tuple[int, list[complex], bool]], style
             axes.plot([z.real for z in values], [z.imag for z in values], ls="", ms=3.2, alpha=0.75, **styles.marker(i))
         axes.set_xlabel("Re hλ")
         axes.set_ylabel("Im hλ")
+        axes.set_xlim(left, right)
+        axes.set_ylim(-high, high)
 
     whose = "of the layers' vector fields" if all(w for *_, w in groups) else "of the layers' frozen linear parts"
-    return draw(
-        f"stability-{scheme.replace('_', '-')}", scheme.replace("_", " "), f"Grey: stable. Points: hλ {whose}.", paint
-    )
+    caption = f"Grey: stable. Points: hλ {whose}."
+    if len(every) < len(known):
+        caption += f" {len(known) - len(every)} of {len(known)} lie beyond |hλ| = {REACH:g} and are not drawn."
+    return draw(f"stability-{scheme.replace('_', '-')}", scheme.replace("_", " "), caption, paint)
 
 
 def step_halving(comparison: Comparison, styles: Styles) -> list[Shown]:
@@ -69,11 +77,11 @@ def step_halving(comparison: Comparison, styles: Styles) -> list[Shown]:
     factor = 100 if "accuracy" in measure else 1
 
     def paint_quality(axes: Axes) -> None:
-        _steps(axes, studies, styles, lambda row: factor * row["measures"][measure] if row["measures"] else None)
+        _steps(axes, studies, styles, lambda row: factor * _float(row["measures"].get(measure)))
         axes.set_ylabel(label(measure) + (" (%)" if factor == 100 else ""))
 
     def paint_distance(axes: Axes) -> None:
-        _steps(axes, studies, styles, lambda row: None if isinstance(row["distance"], str) else row["distance"])
+        _steps(axes, studies, styles, lambda row: _float(row["distance"]))
         axes.set_ylabel("relative change")
 
     caption = "Trained at h (1 on the axis), run at other steps, first seed; a flow that is an ODE stays where it is."
@@ -84,15 +92,24 @@ def step_halving(comparison: Comparison, styles: Styles) -> list[Shown]:
     ]
 
 
-def _steps(
-    axes: Axes, studies: Sequence[tuple[int, dict]], styles: Styles, value: Callable[[dict], float | None]
-) -> None:
+def _float(value: float | str | None) -> float:
+    """A number of a diagnosis, which writes those that are not finite as words; nan where there is none."""
+    return math.nan if value is None else float(value)
+
+
+def _factor(row: dict, trained_h: float | None) -> float:
+    """The step relative to the trained one; of an adaptive solver, which has no step of its own, by the row's name."""
+    if trained_h is not None and row["h"]:
+        return row["h"] / trained_h
+    name = row["name"]
+    return 1.0 if row["kind"] == "trained" else 1 / float(name[3:]) if name.startswith("h /") else float(name[:-2])
+
+
+def _steps(axes: Axes, studies: Sequence[tuple[int, dict]], styles: Styles, value: Callable[[dict], float]) -> None:
     for i, study in studies:
-        h = study["trained_h"]
-        points = [
-            (row["h"] / h, value(row)) for row in study["rows"] if row["kind"] in ("trained", "step") and row["h"]
-        ]
-        known = sorted((x, y) for x, y in points if y is not None)
+        rows = [row for row in study["rows"] if row["kind"] in ("trained", "step")]
+        points = [(_factor(row, study["trained_h"]), value(row)) for row in rows]
+        known = sorted((x, y) for x, y in points if math.isfinite(y))
         if known:
             axes.plot(*zip(*known), **styles.line(i))
             axes.plot(*zip(*known), ls="", ms=4.5, **styles.marker(i))

@@ -1,5 +1,6 @@
 """The page of a comparison: what the template is filled with. No network, no scripts, no clock: the folder decides."""
 
+import shlex
 from dataclasses import dataclass, field
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -10,6 +11,7 @@ from odenets.report.curves import label
 from odenets.report.figures import Shown
 from odenets.report.runs import Comparison, Row, Run
 from odenets.report.svg import Styles
+from odenets.report.table import format_value
 from odenets.report.verdict import Cell, Column, cells, columns, target_of
 
 
@@ -34,6 +36,7 @@ def render(comparison: Comparison) -> str:
     )
     return environment.get_template("comparison.html.j2").render(
         title=comparison.title,
+        heading=heading(comparison),
         summary=summary(comparison),
         terms=comparison.terms["text"],
         counts=counts(comparison),
@@ -43,7 +46,7 @@ def render(comparison: Comparison) -> str:
         legend_of_marks=marks(comparison),
         notes=[note for row in comparison.rows for note in notes(row)],
         failures=failures(comparison),
-        command=" ".join(comparison.command),
+        command=shlex.join(comparison.command),
         rows=[_row(comparison, i, [line[i] for line in body], shown, styles) for i in range(len(comparison.rows))],
     )
 
@@ -87,6 +90,12 @@ def state(row: Row) -> str:
     return ", ".join(f"{count} of {len(row.runs)} {word}" for word, count in numbers.items() if count)
 
 
+def heading(comparison: Comparison) -> str:
+    """What was compared, and how much of it."""
+    count = len(comparison.rows)
+    return f"{comparison.title}: {count} configuration{'s' * (count > 1)} compared"
+
+
 def summary(comparison: Comparison) -> str:
     """The verdict on the first measure of quality in a sentence or two."""
     if not comparison.measures:
@@ -101,11 +110,16 @@ def summary(comparison: Comparison) -> str:
     if max(len(row.finished) for row in comparison.rows) < 2:
         return f"{text} With one seed there is no spread to judge differences by: they may be chance."
     tied = [comparison.rows[i].name for i, cell in enumerate(line) if cell.mark == "tied"]
-    behind = [comparison.rows[i].name for i, cell in enumerate(line) if cell.values and not cell.mark]
+    tested = len(line[best[0]].values) > 1
+    rest = [i for i, cell in enumerate(line) if cell.values and not cell.mark]
+    behind = [comparison.rows[i].name for i in rest if tested and len(line[i].values) > 1]
+    single = [comparison.rows[i].name for i in rest if comparison.rows[i].name not in behind]
     if tied:
         text += f" Not told apart from it by these seeds: {', '.join(tied)}."
     if behind:
         text += f" Behind it: {', '.join(behind)}."
+    if single:
+        text += f" Not tested, for want of a second result: {', '.join(single)}."
     return text
 
 
@@ -154,8 +168,13 @@ def notes(row: Row) -> list[str]:
     if row.changed:
         made = ", ".join(f"{key}={value}" for key, value in row.changed.items())
         found.append(f"{row.name} was given {made}.")
-    found += dict.fromkeys(f"{row.name}: {note}" for run in row.runs for note in run.costs.get("notes", ()))
-    return found
+    told = [note for run in row.runs for note in run.costs.get("notes", ())]
+    told += [f"not diagnosed: {run.diagnostics['skipped']['all']}" for run in row.runs if _not_diagnosed(run)]
+    return found + list(dict.fromkeys(f"{row.name}: {note}" for note in told))
+
+
+def _not_diagnosed(run: Run) -> bool:
+    return "all" in run.diagnostics.get("skipped", {})
 
 
 def failures(comparison: Comparison) -> list[str]:
@@ -172,11 +191,11 @@ def about(run: Run) -> str:
     """A run's result in a line."""
     if not run.result:
         return run.cause or "not run yet"
-    measured = ", ".join(f"{label(key)} {value:.6g}" for key, value in run.result["measures"].items())
+    measured = ", ".join(f"{label(key)} {format_value(key, value)}" for key, value in run.result["measures"].items())
     return f"{measured}; {run.result['steps']:,} steps in {run.result['seconds']:.1f} s"
 
 
 def command(run: Run) -> str:
     """How to repeat one run: its command with a folder of its own choice."""
     words = [word for word in run.versions.get("command", []) if not word.startswith("run.")]
-    return " ".join(words)
+    return shlex.join(words)

@@ -31,8 +31,10 @@ def note_unused(groups: Sequence[str]) -> None:
         Console(stderr=True, soft_wrap=True).print(text, highlight=False, markup=False)
 
 
-def format_value(name: str, value: float) -> str:
-    """A number with sensible digits: accuracies in percent, seconds to a tenth, counts whole."""
+def format_value(name: str, value: float | None) -> str:
+    """A number with sensible digits: accuracies in percent, seconds to a tenth, counts whole; None was not finite."""
+    if value is None:
+        return "not finite"
     if any(word in name for word in PERCENT):
         return f"{100 * value:.2f} %"
     if name == "seconds":

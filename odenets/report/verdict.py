@@ -96,7 +96,11 @@ def target_of(comparison: Comparison) -> tuple[str, float] | None:
         return None
     if comparison.target is not None:
         return losses[0], comparison.target
-    series = [[row[losses[0]] for row in run.metrics if losses[0] in row] for run in finished]
+    series = [
+        [row[losses[0]] for row in run.metrics if math.isfinite(row.get(losses[0], math.nan))] for run in finished
+    ]
+    if not all(series):  # a run that never measured it has reached no level
+        return None
     if better(losses[0]) == "high":
         return losses[0], min(max(values) for values in series)
     return losses[0], max(min(values) for values in series)

@@ -1,6 +1,7 @@
 """The folder of one run: its files, and the checks before anything is written."""
 
 import json
+import math
 import os
 import tempfile
 from datetime import datetime
@@ -36,9 +37,17 @@ class RunFolder:
         return cfg
 
     def write_json(self, path: Path, value: dict[str, Any]) -> None:
-        """Write `value` whole or not at all."""
-        text = json.dumps(value, indent=2) + "\n"
+        """Write `value` whole or not at all; numbers that are not finite as null, for JSON knows none."""
+        text = json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
         write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def choose(directory: str | None, root: str, name: str) -> Path:

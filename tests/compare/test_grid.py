@@ -39,6 +39,17 @@ def test_numbers_keep_their_key_in_the_name():
     ]
 
 
+def test_true_false_and_null_keep_their_key_in_the_name():
+    words = ["experiment=digits", "model.tied=true,false", "block.norm=null,layer"]
+    assert grid.expand(words)[0][0].name == "model.tied=true block.norm=null"
+    assert grid.expand(words)[0][-1].name == "model.tied=false layer"
+
+
+def test_folders_and_numbers_of_the_comparison_are_read_as_typed():
+    options = read_request(["experiment=digits", "compare.dir=2026-11-22", "compare.target=1e-3"]).options
+    assert (options.dir, options.target) == ("2026-11-22", 0.001)
+
+
 def test_a_combination_that_does_not_fit_is_refused_alone():
     words = ["experiment=digits", "block=residual,manifold_hyper_connections", "block.norm=null"]
     assert all(not one.refused for one in grid.expand(words)[0])
@@ -86,6 +97,8 @@ def test_the_same_words_have_the_same_folder():
         (["experiment=digits", "seed=a,b"], ["seed=a,b", "whole numbers"]),
         (["experiment=digits", "compare.term=time"], ["compare.term", "did you mean 'terms'"]),
         (["experiment=digits", "compare.terms=money"], ["compare.terms", "steps or parameters or time", "'money'"]),
+        (["experiment=digits", "compare.terms=["], ["compare.terms=[", "cannot be read"]),
+        (["experiment=digits", "compare.target=.nan"], ["compare.target=nan", "finite number"]),
         (["experiment=digits", "compare.parameters=100"], ["compare.parameters=100", "terms=parameters"]),
         (["compare=digitz"], ["compare=digitz", "did you mean 'digits'"]),
         (["experiment=digits", "--multirun"], ["--multirun", "--config-dir"]),

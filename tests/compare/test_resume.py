@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from odenets.compare import costs
 from tests.conftest import Cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,6 +97,21 @@ def test_a_failed_run_is_a_row_with_its_cause_and_runs_again_only_on_request(
     assert cli("compare", *words, "compare.retry=true").code == 0
     changed = [path.name for path in times if path.stat().st_mtime_ns != times[path]]
     assert changed == ["failure.json"]
+
+
+def test_what_cannot_be_measured_or_diagnosed_does_not_cost_the_comparison(
+    cli: Cli, tiny_grid: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: object) -> None:
+        raise RuntimeError("not enough memory: you tried to allocate 1 TB")
+
+    monkeypatch.setattr(costs, "costs", fail)
+    monkeypatch.setattr(costs, "diagnose_run", fail)
+    outcome = cli("compare", *tiny_grid, "trainer.epochs=1", f"compare.dir={tmp_path}")
+    assert outcome.code == 0, outcome.err
+    page = (tmp_path / "report.html").read_text()
+    assert "not measured: RuntimeError: not enough memory" in page
+    assert "not diagnosed: RuntimeError: not enough memory" in page
 
 
 def test_a_loss_that_is_not_finite_and_a_run_that_kills_its_process_are_rows(

@@ -53,6 +53,19 @@ def test_equal_time_gives_epochs_by_the_measured_time(monkeypatch: pytest.Monkey
     assert made["budget_seconds"] == 10.0
 
 
+def test_a_configuration_whose_time_cannot_be_measured_is_refused_alone(monkeypatch: pytest.MonkeyPatch):
+    def clock(cfg: Any) -> float:
+        if cfg.block._target_.endswith(".Delta"):
+            raise ValueError("these shapes do not meet")
+        return 1.0
+
+    monkeypatch.setattr(terms, "seconds_per_epoch", clock)
+    configurations, _ = grid.expand([*WORDS, "block=delta,residual"])
+    made = terms.apply(Options(terms="time"), configurations)
+    assert [one.refused for one in configurations] == ["its time could not be measured: these shapes do not meet", ""]
+    assert list(made["seconds_per_epoch"]) == ["residual"]
+
+
 def test_the_time_of_an_epoch_grows_with_its_steps():
     few, many = (grid.compose_run([*WORDS, f"trainer.batch_size={size}"], None) for size in (1024, 16))
     assert terms.seconds_per_epoch(few) > 0

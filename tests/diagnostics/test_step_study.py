@@ -9,6 +9,7 @@ from torch import nn
 
 from odenets.blocks import Delta, ManifoldHyperConnections, Momentum, Residual
 from odenets.diagnostics import StackField, coarsen, solved, step_study, with_steps
+from odenets.diagnostics.step_study import _percent
 from odenets.fields import MLP
 from odenets.models import FlowODE, FlowStack, NeuralODE
 from odenets.solvers import FixedStep
@@ -186,3 +187,17 @@ def test_an_evaluation_needs_a_measure_that_it_returns():
         step_study(stack, torch.randn(2, 2, dtype=DOUBLE), evaluate=lambda flow: {"loss": 1.0})
     with pytest.raises(ValueError, match="expected one of loss"):
         step_study(stack, torch.randn(2, 2, dtype=DOUBLE), evaluate=lambda flow: {"loss": 1.0}, measure="los")
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0.0123, "1.2 % of"),
+        (0.456, "46 % of"),
+        (1.5, "150 % of"),
+        (37.2, "37 times"),
+        (math.inf, "an infinite multiple of"),
+    ],
+)
+def test_shares_of_the_displacement_have_sensible_digits(share: float, text: str):
+    assert _percent(share) == text

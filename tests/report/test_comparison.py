@@ -8,14 +8,30 @@ import statistics
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
 from scipy import stats
 
 from odenets.errors import UserError
 from odenets.report import flow_figures, terminal
+from odenets.report import page as pages
 from odenets.report.comparison import write_report
 from odenets.report.runs import read
 from odenets.report.svg import Styles, panel
 from odenets.report.verdict import Column, cells, columns, differ, number, steps_to, target_of
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Axes]:
+    """The axes of every figure of the flows, by name, once it is drawn."""
+    found: dict[str, Axes] = {}
+
+    def keep(name: str, title: str, caption: str, paint, height: float = 3.1) -> None:  # type: ignore[no-untyped-def]
+        figure = panel()
+        paint(figure.subplots())
+        found[name] = figure.axes[0]
+
+    monkeypatch.setattr(flow_figures, "draw", keep)
+    return found
 
 
 def column(folder: Path, key: str) -> Column:
@@ -97,6 +113,26 @@ def test_best_and_tied_follow_the_seeds(compared: Path):
     assert [c.mark for c in cells(comparison, column(compared, "parameters"))] == ["best", "", ""]
 
 
+def test_a_row_with_one_result_is_not_called_behind(compared: Path):
+    (compared / "runs" / "residual-seed-1" / "result.json").unlink()
+    assert "Not tested, for want of a second result: residual." in pages.summary(read(compared))
+    assert "Behind" not in pages.summary(read(compared))
+
+
+def test_a_run_that_never_measured_the_loss_leaves_no_common_level(compared: Path):
+    path = compared / "runs" / "residual-seed-0" / "metrics.csv"
+    path.write_text("epoch,step,test_loss\n1,10,nan\n")
+    assert target_of(read(compared)) is None
+    write_report(compared)
+
+
+def test_commands_can_be_pasted_into_a_shell(compared: Path):
+    path = compared / "comparison.json"
+    path.write_text(path.read_text().replace("experiment=digits", "model.N=range(1,3)"))
+    text = write_report(compared).with_suffix(".md").read_text()
+    assert "odenets compare 'model.N=range(1,3)'" in text
+
+
 def test_differ_is_welchs_test():
     pairs = [([1.0, 1.1, 0.9], [1.3, 1.35, 1.2, 1.4]), ([1.0, 2.0], [2.0, 3.5]), ([1.0, 1.001, 1.0], [1.0, 1.001, 1.1])]
     for one, other in pairs:
@@ -151,15 +187,35 @@ def test_diagnostics_and_trajectories_are_drawn_from_the_folders(diagnosed: Path
     assert page.count("accuracy falls") == 3
 
 
-def test_points_lie_where_the_eigenvalues_are(diagnosed: Path, monkeypatch: pytest.MonkeyPatch):
-    drawn = {}
+def test_numbers_that_are_not_finite_are_left_out_and_far_eigenvalues_counted(diagnosed: Path):
+    path = diagnosed / "runs" / "residual-seed-0" / "diagnostics.json"
+    content = json.loads(path.read_text())
+    found = content["results"]
+    found["eigenvalues"][0]["z"] = [[["nan", "inf"], [-1e6, 0.0], [-0.5, 0.25]]]
+    found["gains"] = {"signal": [1.0, "inf", "nan"], "gradient": ["nan", "nan", "nan"]}
+    found["step_study"]["rows"][1]["measures"]["test_accuracy"] = "nan"
+    path.write_text(json.dumps(content))
+    portrait = diagnosed / "runs" / "residual-seed-0" / "portrait.json"
+    portrait.write_text(portrait.read_text().replace("[2.0, 3.0]", "[null, 3.0]"))
+    page = write_report(diagnosed).read_text()
+    assert "1 of 6 lie beyond" in page
+    assert "nan" not in re.findall(r"<text[^>]*>([^<]*)</text>", page)
 
-    def keep(name: str, title: str, caption: str, paint, height: float = 3.1) -> None:  # type: ignore[no-untyped-def]
-        figure = panel()
-        paint(figure.subplots())
-        drawn[name] = figure.axes[0]
 
-    monkeypatch.setattr(flow_figures, "draw", keep)
+def test_an_adaptive_solvers_steps_are_drawn_by_their_factor(diagnosed: Path, drawn: dict[str, Axes]):
+    for path in diagnosed.glob("runs/*/diagnostics.json"):
+        content = json.loads(path.read_text())
+        study = content["results"]["step_study"] | {"trained_h": None, "critical_step": None}
+        for row, name in zip(study["rows"], ("as trained", "h / 2", "2 h", "h / 4")):
+            row |= {"h": None, "name": name}
+        content["results"]["step_study"] = study
+        path.write_text(json.dumps(content))
+    comparison = read(diagnosed)
+    flow_figures.step_halving(comparison, Styles([row.choice for row in comparison.rows]))
+    assert list(zip(*drawn["steps-distance"].lines[0].get_data())) == [(0.5, 0.3), (1.0, 0.0), (2.0, 0.6)]
+
+
+def test_points_lie_where_the_eigenvalues_are(diagnosed: Path, drawn: dict[str, Axes]):
     comparison = read(diagnosed)
     styles = Styles([row.choice for row in comparison.rows])
     flow_figures.stability(comparison, styles)

@@ -56,3 +56,4 @@ def test_numbers_in_the_table():
     assert format_value("seconds", 12.345) == "12.3 s"
     assert format_value("parameters", 74730) == "74,730"
     assert format_value("alpha", 0.5106934) == "0.5107"
+    assert format_value("log_r2", None) == "not finite"

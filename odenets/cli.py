@@ -1,4 +1,4 @@
-"""The command line: `odenets train | compare | report | evaluate | list`.
+"""The command line: `odenets train | compare | report | evaluate | diagnose | list`.
 
 Nothing heavy is imported here: torch and Fabric load inside the task, so that `list`, `--help` and a typo answer at
 once. Bad input is one line on stderr and exit code 2.
@@ -31,8 +31,8 @@ odenets: a network block is one step of a numerical scheme on a flow.
 
 Options of train and compare:
   --config-dir <folder>    your own configs: <folder>/<group>/<option>.yaml
-  -m, --multirun           run every combination of comma-separated values
-  --cfg job [--resolve]    print the composed configuration and stop
+  -m, --multirun           run every combination of comma-separated values (train)
+  --cfg job [--resolve]    print the composed configuration and stop (train)
 """
 
 

@@ -43,7 +43,7 @@ class Configuration:
     def name(self) -> str:
         """What the choice is called: its values, with the key where a value says little by itself."""
         values = [
-            value if re.match("(?!(true|false|null)$)[A-Za-z]", value) else f"{key}={value}"
+            value if re.match("(?i)(?!(true|false|null)$)[a-z]", value) else f"{key}={value}"
             for key, value in self.choice.items()
             if value
         ]

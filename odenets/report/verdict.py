@@ -164,7 +164,7 @@ def _text(values: Sequence[float], column: Column) -> str:
 
 
 def _two_digits(spread: float) -> str:
-    return f"{spread:.0e}" if spread < 1e-3 else f"{spread:.2g}" if spread < 100 else f"{spread:,.0f}"
+    return f"{spread:.0e}" if spread < 1e-3 else f"{spread:#.2g}".rstrip(".") if spread < 100 else f"{spread:,.0f}"
 
 
 def number(value: float, spread: float = 0.0) -> str:

@@ -41,8 +41,8 @@ def test_numbers_keep_their_key_in_the_name():
 
 def test_true_false_and_null_keep_their_key_in_the_name():
     words = ["experiment=digits", "model.tied=true,false", "block.norm=null,layer"]
-    assert grid.expand(words)[0][0].name == "model.tied=true block.norm=null"
-    assert grid.expand(words)[0][-1].name == "model.tied=false layer"
+    assert grid.expand(words)[0][0].name == "model.tied=True block.norm=null"
+    assert grid.expand(words)[0][-1].name == "model.tied=False layer"
 
 
 def test_folders_and_numbers_of_the_comparison_are_read_as_typed():

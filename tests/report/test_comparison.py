@@ -71,8 +71,8 @@ def test_page_markdown_and_terminal_show_mean_and_spread_over_seeds(
         for seed in range(3)
     ]
     accuracy = [100 * v["test_accuracy"] for v in values]
-    text = f"{statistics.fmean(accuracy):.2f} ± {statistics.stdev(accuracy):.2g}"
-    assert text == "97.50 ± 0.5"
+    text = f"{statistics.fmean(accuracy):.2f} ± {statistics.stdev(accuracy):.2f}"
+    assert text == "97.50 ± 0.50"
     for where in (page, (compared / "report.md").read_text(), printed):
         assert text in where
         assert "91.10 ± 0.14" in where  # residual: two of its three seeds

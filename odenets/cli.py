@@ -117,7 +117,18 @@ def _list(arguments: list[str]) -> None:
         width = max(len(name) for name, _ in options)
         lines = [f"  {name:<{width}}  {text}".rstrip() for name, text in options]
         blocks.append("\n".join([f"{group}=", *lines]))
-    print("\n\n".join(blocks))
+    print("\n\n".join([*blocks, _kernels()]))
+
+
+def _kernels() -> str:
+    """Which backend the operators take; torch is not asked, it would take a second to load."""
+    from importlib import metadata
+
+    try:
+        version = f"Triton {metadata.version('triton')}"
+    except metadata.PackageNotFoundError:
+        return "kernels: plain torch everywhere (Triton is not installed)"
+    return f"kernels: {version} on a GPU, plain torch on the CPU (result.json: what ran)"
 
 
 def _pair(argument: str, *keys: str) -> tuple[str, str]:

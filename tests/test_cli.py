@@ -140,6 +140,7 @@ def test_list_shows_every_option_with_a_description_in_80_columns(cli: Callable[
         "scheme=",
         "  exponential ",
         "  bytes_lm ",
+        "kernels: Triton ",
     ):
         assert words in out
     for line in out.splitlines():

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from odenets.configs.build import check_targets, group_names, plain, refuse_unused_scheme, unused_groups
 from odenets.errors import Interrupted, TrainingStopped, UserError
+from odenets.kernels.backend import chosen
 from odenets.report import curves, table
 from odenets.train import checkpoint, export, runfolder
 from odenets.train.build import build, load_run, make_fabric, rehearse
@@ -37,6 +38,7 @@ def train(cfg: DictConfig, typed: list[str], part: str | None = None) -> float:
     fabric = make_fabric(config["trainer"])
     fabric.launch()
     folder = RunFolder(Path(str(fabric.broadcast(path))))
+    chosen.clear()  # what ran in an earlier run of this process
     with group_names(cfg):
         task, parts = build(fabric, config)
     rehearse(parts)
@@ -167,6 +169,7 @@ def _finish(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: P
             "epochs": config["trainer"]["epochs"],
             "seconds": round(progress.seconds, 2),
             "spikes": progress.spikes,
+            "kernels": dict(chosen),  # the backend of every operator that ran
             "plots": [path.name for path in plots],
             "files": [path.name for path in files],
         }

@@ -13,7 +13,7 @@ import torch
 
 import odenets
 
-PACKAGES = ("torch", "lightning-fabric", "numpy", "scipy", "torchdiffeq", "hydra-core", "omegaconf", "scikit-learn")
+PACKAGES = ("torch", "triton", "lightning-fabric", "numpy", "scipy", "torchdiffeq", "hydra-core", "omegaconf", "scikit-learn")
 
 
 def snapshot(command: list[str]) -> dict[str, Any]:

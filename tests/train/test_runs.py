@@ -38,6 +38,16 @@ def test_a_run_leaves_everything_needed_to_understand_it(cli: Cli, tiny: tuple[s
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["progress"]["step"] == result["steps"]
 
 
+def test_a_run_says_which_backend_its_operators_took(cli: Cli, tiny: tuple[str, ...], tiny_run: Path, tmp_path: Path):
+    assert json.loads((tiny_run / "result.json").read_text())["kernels"] == {}
+    folder = tmp_path / "streams"
+    cli("train", *tiny, "block=manifold_hyper_connections", "trainer.epochs=1", f"run.dir={folder}")
+    ran = json.loads((folder / "result.json").read_text())["kernels"]
+    backend = "triton" if torch.cuda.is_available() else "reference"
+    assert set(ran) >= {"project", "coefficients", "aggregate"}
+    assert set(ran.values()) == {backend}
+
+
 def test_plots_can_be_switched_off(tiny_run: Path):
     assert not list(tiny_run.glob("*.png"))
 

@@ -13,7 +13,17 @@ import torch
 
 import odenets
 
-PACKAGES = ("torch", "triton", "lightning-fabric", "numpy", "scipy", "torchdiffeq", "hydra-core", "omegaconf", "scikit-learn")
+PACKAGES = (
+    "torch",
+    "triton",
+    "lightning-fabric",
+    "numpy",
+    "scipy",
+    "torchdiffeq",
+    "hydra-core",
+    "omegaconf",
+    "scikit-learn",
+)
 
 
 def snapshot(command: list[str]) -> dict[str, Any]:

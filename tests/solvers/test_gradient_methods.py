@@ -379,6 +379,52 @@ def test_a_thousand_reversible_steps_agree_with_autograd(scheme):
     assert_same(results("reversible", ts, **settings)[0], results("autograd", ts, **settings)[0], 1e-10)
 
 
+class Oscillator(nn.Module):
+    """q' = p^3 - sin(t) p, p' = -w tanh(q) + cos(t)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(1.3, dtype=F64))
+        self.dropout = nn.Dropout(0.5)
+
+    def drift(self, t: Tensor, p: Tensor) -> Tensor:
+        return p**3 - torch.sin(t) * p
+
+    def kick(self, t: Tensor, q: Tensor) -> Tensor:
+        return -self.w * torch.tanh(q) + torch.cos(t)
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        q, p = x.chunk(2, -1)
+        return torch.cat([self.drift(t, p), self.kick(t, q)], -1)
+
+
+@pytest.mark.parametrize("scheme", ["leapfrog", "symplectic_euler", "yoshida4"])
+@pytest.mark.parametrize(("ts", "grid"), [(TS, {"steps": 13}), (TS.flip(0), {"step_size": 0.05})], ids=range(2))
+def test_symplectic_steps_are_undone(scheme, ts, grid):
+    def run(gradient):
+        field, x, times = Oscillator(), start(4), ts.clone().requires_grad_(True)
+        weighted(solve(field, x, times, solver=scheme, gradient=gradient, **grid).ys).backward()
+        return [x.grad, field.w.grad, times.grad]
+
+    assert_same(run("reversible"), run("autograd"))
+
+
+def test_random_kicks_are_drawn_again_or_refused():
+    class Kicked(Oscillator):
+        def kick(self, t: Tensor, q: Tensor) -> Tensor:
+            return self.dropout(super().kick(t, q))
+
+    def run(gradient):
+        torch.manual_seed(3)
+        field, x = Kicked(), start(4)
+        weighted(solve(field, x, TS, solver="symplectic_euler", step_size=0.05, gradient=gradient).ys).backward()
+        return [x.grad, field.w.grad]
+
+    assert_same(run("checkpoint"), run("autograd"))
+    with pytest.raises(InputError, match="random numbers"):
+        run("reversible")
+
+
 def test_only_reversible_methods_can_be_stepped_back():
     with pytest.raises(InputError, match="needs a method that can be stepped back, got 'rk4'"):
         solve(Field(), start(), TS, solver="rk4", gradient="reversible")

@@ -32,7 +32,7 @@ class StepRecord:
     Attributes:
         times: of the method's nodes [s], in the field's time precision.
         h: signed size.
-        random: before the trial's first evaluation.
+        random: before the step's first evaluation.
         calls: random states before each of the trial's evaluations; empty where they are all the same.
         random_first: before f at the start was evaluated, where that happened earlier (in the step before).
         inside: the output times in this step.
@@ -106,12 +106,10 @@ class _Recorder(BoundMethod):
                 random_first = self.field.drawn.get(f, self.field.begun)
             return f
 
-        state = (y, *self.bound.memory())
+        start, state = self.field.now(), (y, *self.bound.memory())
         self.field.calls = []
         trial = self.bound.trial(times, h, y, first, with_error)
-        calls = [*self.field.calls]
-        start = calls[0] if calls else self.field.latest
-        calls = calls if any(call is not start for call in calls) else []
+        calls = [*self.field.calls] if any(call is not start for call in self.field.calls) else []
         self.pending = StepRecord(torch.stack(tuple(times)), h, start, random_first, calls), state
         return trial
 
@@ -127,6 +125,9 @@ class _Recorder(BoundMethod):
 
     def jumped(self) -> None:
         self.bound.jumped()
+
+    def dense_output(self, step: Step) -> Step:
+        return self.bound.dense_output(step)
 
 
 @dataclass
@@ -181,8 +182,7 @@ def record(problem: SolveProblem, keep: Callable[[int, State], None]) -> Recordi
             if problem.ts.requires_grad and len(times[inside]) > tied:
                 step.finish()  # how fast an output moves with its time is read off the polynomial
             chunks.append(step.evaluate(ts[1:][inside], times[inside]))
-            if field.nfe > calls:
-                assert field.time is not None
+            if field.nfe > calls and field.time is not None:  # symplectic steps evaluate parts of the field alone
                 last.end = field.time, field.latest
             last.inside = slice(inside.start + 1, inside.stop + 1)
             last.shape = _without_tensors(step)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..reversible import AffinePart, BoundReversible, Pair
+from ..splitting import BoundSplitting
 from ..step import weighted_sum
 from .base import SolveProblem
 from .recomputed import Recomputed, Sweep
@@ -25,17 +26,19 @@ from .replay import Replay, StepTimes, gradients
 
 @dataclass(frozen=True)
 class Reversible(Recomputed):
-    """For reversible methods: reversible_heun, alf, Runge-Kutta methods coupled by `odenets.solvers.Reversible`."""
+    """For reversible methods: reversible_heun, alf, Runge-Kutta methods coupled by `odenets.solvers.Reversible`, and
+    symplectic methods, whose shears are undone one by one (not with fields that draw random numbers).
+    """
 
     name: ClassVar[str] = "reversible"
 
     def check(self, problem: SolveProblem) -> None:
         super().check(problem)
         bound = problem.start(problem.ts.reshape(-1)[0].detach(), problem.y.detach()).bound  # type: ignore[attr-defined]
-        if not isinstance(bound, BoundReversible):
+        if not isinstance(bound, (BoundReversible, BoundSplitting)):
             raise InputError(
                 f"gradient='reversible' needs a method that can be stepped back, got {problem.solver.method!r}: use "
-                "reversible_heun, alf or Reversible(base), or gradient='recursive'."
+                "reversible_heun, alf, Reversible(base) or a symplectic method, or gradient='recursive'."
             )
 
     def sweep(self) -> Sweep:
@@ -56,6 +59,8 @@ class _StepBack(Sweep):
 
     def run(self, replay: Replay, grads: State) -> State:
         bound, end = replay.recording.bound, len(replay.records)
+        if isinstance(bound, BoundSplitting):
+            return _undo_shears(replay, bound, grads)
         assert isinstance(bound, BoundReversible)
         bound.with_error = False
         pair: Pair = replay.recording.last[1:]
@@ -77,6 +82,18 @@ class _StepBack(Sweep):
         if not end:
             return grads
         return replay.pull_back(0, (replay.problem.y.detach(),), grads)
+
+
+def _undo_shears(replay: Replay, bound: BoundSplitting, grads: State) -> State:
+    if replay.recording.draws:
+        raise InputError("a symplectic step over random numbers cannot be undone: use gradient='recursive'.")
+    y = replay.recording.last[0]
+    for n in reversed(range(len(replay.records))):
+        record = replay.records[n]
+        with torch.no_grad():
+            y = bound.inverse(record.times.unbind(), record.h, y)
+        grads = replay.pull_back(n, (y,), grads)
+    return grads
 
 
 class _Step:

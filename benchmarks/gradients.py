@@ -153,7 +153,7 @@ def reconstruction(kind: str, coupling: float, steps: int, dtype: torch.dtype) -
     times = [torch.tensor([(n + c) * h for c in method.c], dtype=dtype).unbind() for n in range(steps)]
     with torch.no_grad():
         for now in times:
-            y = bound.trial(now, h, y, lambda: y, with_error=False).y1
+            y = bound.trial(now, h, y, torch.Tensor, with_error=False).y1  # asks for no derivative
             bound.accepted()
         pair = bound.memory()
         for now in reversed(times):

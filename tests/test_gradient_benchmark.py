@@ -24,7 +24,7 @@ def test_the_gate_turns_red(monkeypatch):
 def test_the_way_back_ends_at_the_start_and_loses_lambda_to_the_minus_n():
     back = gradients.reconstruction
     assert back("oscillating", 0.999, 50, torch.float64) < 1e-14
-    assert 1e3 < back("oscillating", 0.8, 100, torch.float64) / back("oscillating", 1.0, 100, torch.float64)
+    assert back("oscillating", 0.8, 100, torch.float64) / back("oscillating", 1.0, 100, torch.float64) > 1e3
 
 
 @pytest.mark.parametrize("how", ["autograd", "adjoint"])

@@ -15,7 +15,6 @@ section 3; Matsubara, Miyatake, Yaguchi, "Symplectic adjoint method" (NeurIPS 20
 from __future__ import annotations
 
 import functools
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .collocation import lagrange
 from .implicit_gradient import attached
+from .integrals import ImplicitWithIntegrals
 from .newton import Newton
 from .nonlinear import Nonlinear, Work
 from .one_step import Accuracy, BoundMethod
@@ -109,7 +110,8 @@ class ImplicitRungeKutta:
         return stiffly_accurate and self.tableau.interpolant is not None and self.extended is not self.tableau
 
     def bind(self, field: Field, accuracy: Accuracy) -> BoundMethod:
-        return BoundImplicit(self, field, accuracy)
+        core = getattr(field, "core", None)
+        return BoundImplicit(self, field, accuracy) if core is None else ImplicitWithIntegrals(self, field, core, accuracy)
 
 
 class BoundImplicit(BoundMethod):

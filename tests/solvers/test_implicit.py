@@ -110,11 +110,14 @@ def prothero_robinson(rate):
 @pytest.mark.parametrize(("name", "stiff_order"), [("gl4", 2), ("kvaerno5", 2), ("trapezoid", 2)])
 def test_order_reduction_on_prothero_robinson(name, stiff_order):
     """The stage order is what is left of the order where the problem is stiff."""
+
     def order(rate, steps):
         errors = []
         for n in (steps, 2 * steps):
             with torch.no_grad():
-                y = solve(prothero_robinson(rate), torch.ones(1, dtype=F64), (0.0, 2.0), solver=FixedStep(name, steps=n)).ys
+                y = solve(
+                    prothero_robinson(rate), torch.ones(1, dtype=F64), (0.0, 2.0), solver=FixedStep(name, steps=n)
+                ).ys
             errors.append(abs(float(y[-1, 0]) - math.cos(2.0)))
         return math.log2(errors[0] / errors[1])
 
@@ -127,7 +130,13 @@ def test_order_reduction_on_prothero_robinson(name, stiff_order):
 
 
 REFERENCES = [("radauIIA5", n) for n in STIFF] + [("kvaerno5", "hires")]
-HEAVY = [("kvaerno5", "robertson"), ("kvaerno5", "van_der_pol"), ("kvaerno4", "hires"), ("kvaerno3", "hires"), ("kvaerno4", "robertson")]
+HEAVY = [
+    ("kvaerno5", "robertson"),
+    ("kvaerno5", "van_der_pol"),
+    ("kvaerno4", "hires"),
+    ("kvaerno3", "hires"),
+    ("kvaerno4", "robertson"),
+]
 
 
 def relative_error(method, name):
@@ -205,7 +214,8 @@ def test_a_large_batch_has_small_matrices():
     y0 = torch.linspace(-1, 1, 65536 * 3, dtype=torch.float32).reshape(-1, 3)
     with torch.no_grad():
         y1 = solve(lambda t, y: -(y**3), y0, (0.0, 0.5), solver="implicit_midpoint", steps=1).ys[-1]
-    assert (y1 - y0 + 0.5 * ((y0 + y1) / 2) ** 3).abs().max() < 3e-6
+    # the iteration stops at 10 units of rounding in the state, and the equation's slope there is at most 1.75
+    assert (y1 - y0 + 0.5 * ((y0 + y1) / 2) ** 3).abs().max() < 1.75 * 12 * torch.finfo(torch.float32).eps
 
 
 def test_samples_that_influence_each_other_are_one_system():
@@ -221,7 +231,9 @@ def test_samples_that_influence_each_other_are_one_system():
 # Other nonlinear solvers
 
 
-@pytest.mark.parametrize("nonlinear", [NewtonKrylov(), FixedPoint(), FixedPoint(memory=0, damping=0.9), Newton(dense_limit=1)])
+@pytest.mark.parametrize(
+    "nonlinear", [NewtonKrylov(), FixedPoint(), FixedPoint(memory=0, damping=0.9), Newton(dense_limit=1)]
+)
 @pytest.mark.parametrize("name", ["trapezoid", "radauIIA5"])
 def test_all_nonlinear_solvers_find_the_same_stages(nonlinear, name):
     y0 = torch.stack([COUPLED_START, 0.8 * COUPLED_START])
@@ -250,7 +262,13 @@ def test_krylov_solves_a_stiff_field_without_a_matrix():
 
 def test_damped_newton_finds_a_root_far_away():
     """One step of implicit Euler onto y + 50 atan(y) = 20: undamped Newton runs away."""
-    y = solve(lambda t, y: -50 * torch.atan(y), torch.full((1,), 20.0, dtype=F64), (0.0, 1.0), solver="implicit_euler", steps=1)
+    y = solve(
+        lambda t, y: -50 * torch.atan(y),
+        torch.full((1,), 20.0, dtype=F64),
+        (0.0, 1.0),
+        solver="implicit_euler",
+        steps=1,
+    )
     assert abs(float(y.ys[-1] + 50 * torch.atan(y.ys[-1])) - 20) < 1e-9
 
 
@@ -286,7 +304,9 @@ def test_a_field_of_nan_ends_with_its_cause(solver):
 @pytest.mark.parametrize("solver", ["radauIIA5", "kvaerno5"])
 def test_a_solution_that_blows_up_ends_with_a_status(solver):
     status, message = failure(lambda t, y: y**2 * 2, solver)  # to infinity at t = 1/2
-    assert status in (Status.STEP_TOO_SMALL, Status.NONLINEAR, Status.NON_FINITE) and ("0.5" in message or "0.49999" in message)
+    assert status in (Status.STEP_TOO_SMALL, Status.NONLINEAR, Status.NON_FINITE) and (
+        "0.5" in message or "0.49999" in message
+    )
 
 
 @pytest.mark.parametrize("solver", ["radauIIA5", "kvaerno5"])

@@ -236,6 +236,7 @@ class _AugmentedField:
         # the field needs only these parts; unflattening all of them costs two views per parameter at every call
         self.head = StateLayout(pytree.tree_structure((0, 0, 0)), layout.shapes[:3], layout.dtypes[:3])
         self.nfe = 0
+        self.core = _StateAndAdjoint(self)
 
     def __call__(self, t: Tensor, vector: Tensor) -> Tensor:
         self.nfe += 1
@@ -253,6 +254,49 @@ class _AugmentedField:
         if not self.times_need_grad:
             gradients.insert(0, torch.zeros_like(t))
         return self.layout.flatten((gradients[0], slope.detach(), *gradients[1:]))
+
+
+class _StateAndAdjoint:
+    """(y, a) as one state [B, 2, ...] or [2], and its field with a graph: what implicit methods differentiate.
+
+    The two lie behind the first dimension of y, so that samples which do not influence each other stay separate systems.
+    """
+
+    def __init__(self, whole: _AugmentedField) -> None:
+        self.whole = whole
+        self.along = 1 if len(whole.head.shapes[1]) > 1 else 0
+
+    def take(self, vector: Tensor) -> Tensor:
+        _, y, adj_y = self.whole.head.unflatten(vector)
+        return torch.stack((y, adj_y), dim=self.along)
+
+    def put(self, core: Tensor, vector: Tensor) -> Tensor:
+        y, adj_y = core.unbind(self.along)
+        return torch.cat((vector[:1], y.reshape(-1), adj_y.reshape(-1), vector[1 + core.numel() :]))
+
+    def __call__(self, t: Tensor, core: Tensor) -> Tensor:
+        self.whole.nfe += 1
+        with torch.enable_grad():
+            return self._slopes(t, core.detach()).detach()
+
+    def evaluate(self, t: Tensor, core: Tensor) -> Tensor:
+        """The same, differentiable under `torch.func` and by autograd, and not counted."""
+        try:
+            y, adj_y = core.unbind(self.along)
+            slope, pull = torch.func.vjp(lambda y: self.whole.function(t, y), y)[:2]
+            return torch.stack((slope, -pull(adj_y)[0]), dim=self.along)
+        except RuntimeError:  # functions of the user's own that torch.func does not know
+            with torch.enable_grad():
+                return self._slopes(t, core)
+
+    def _slopes(self, t: Tensor, core: Tensor) -> Tensor:
+        y, adj_y = core.unbind(self.along)
+        y = y if y.requires_grad else y.requires_grad_()
+        slope = self.whole.function(t.detach(), y)
+        pulled = None
+        if slope.requires_grad:
+            (pulled,) = torch.autograd.grad(slope, y, adj_y, allow_unused=True, create_graph=core.requires_grad, retain_graph=True)
+        return torch.stack((slope, -(torch.zeros_like(y) if pulled is None else pulled)), dim=self.along)
 
 
 def adjoint_norm(state_norm: Norm, seminorm: bool = False) -> Norm:

@@ -42,6 +42,10 @@ def start_backward(
 class _Flat(FlatField):
     """A field whose state already is one vector, with the layout of the tree it stands for."""
 
+    @property
+    def core(self) -> Any:
+        return getattr(self.func, "core", None)
+
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         self.nfe += 1
         return self.func(t, y)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,7 +87,7 @@ def full_step(
     if isinstance(solver, str) and solver in TABLEAUS:
         solver = FixedStep(solver, steps=1)
     solver = resolve_solver(solver)
-    if isinstance(solver, FixedStep) and _is_single(solver) and _is_explicit(TABLEAUS[solver.method]):
+    if isinstance(solver, FixedStep) and _is_single(solver) and solver.method in TABLEAUS:
         return _explicit_step(field, TABLEAUS[solver.method], t, x, h)
     for name, value in (("t", t), ("h", h)):
         if isinstance(value, Tensor) and value.dim():
@@ -124,7 +123,3 @@ def _is_single(solver: FixedStep) -> bool:
         and not solver.perturb
         and solver.steps in (None, 1)
     )
-
-
-def _is_explicit(tableau: ButcherTableau) -> bool:
-    return not np.triu(tableau.matrix).any()

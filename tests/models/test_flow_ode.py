@@ -8,6 +8,7 @@ from torch import nn
 
 from odenets.blocks import Delta, Highway, HyperConnections, ManifoldHyperConnections, Momentum, Residual
 from odenets.fields import MLP, Conv
+from odenets.flows import full_step
 from odenets.models import FlowODE, FlowStack
 from odenets.solvers import Adaptive, FixedStep
 
@@ -36,6 +37,36 @@ def test_euler_on_the_residual_flow_is_the_tied_stack(x):
     ode = built("residual", FlowODE, solver=FixedStep("euler", steps=5), T=2.0)
     stack = built("residual", FlowStack, T=2.0, N=5, tied=True)
     torch.testing.assert_close(ode(x), stack(x), rtol=1e-13, atol=1e-13)
+
+
+def implicit_step(field, t, x, h):
+    """x+ with x+ = x + h F(t + h, x+), by MINPACK."""
+    from scipy.optimize import fsolve
+
+    def left(y):
+        y = torch.from_numpy(y).view_as(x)
+        with torch.no_grad():
+            return (y - x - h * field(t + h, y)).flatten().numpy()
+
+    return torch.from_numpy(fsolve(left, x.flatten().numpy(), xtol=1e-14)).view_as(x)
+
+
+def test_backward_euler_on_the_residual_flow_solves_its_equations(x):
+    ode = built("residual", FlowODE, solver=FixedStep("implicit_euler", steps=2), T=2.0)
+    field, y = ode.field, x
+    for t in (0.0, 1.0):
+        y = implicit_step(field, torch.tensor(t, dtype=torch.float64), y, 1.0)
+    with torch.no_grad():
+        torch.testing.assert_close(ode(x), y, rtol=1e-10, atol=1e-10)
+
+
+def test_a_full_implicit_step_of_a_flow_solves_its_equations(x):
+    field = built("delta", FlowODE).field
+    with torch.no_grad():
+        lifted = field.block.lift(x)
+        step = full_step(field, "implicit_euler", 0.3, lifted, 0.2)
+        expected = implicit_step(field, torch.tensor(0.3, dtype=torch.float64), lifted, 0.2)
+        torch.testing.assert_close(step, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", BLOCKS)

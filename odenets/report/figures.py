@@ -73,6 +73,11 @@ def _trade_off(comparison: Comparison, styles: Styles, quality: Column, cost: Co
         else:
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+        low, high = axes.get_ylim()
+        room = 5e-4 * max(abs(low), abs(high))  # nobody reads the seventh digit of a quality
+        if high - low < 2 * room:
+            axes.set_ylim((low + high) / 2 - room, (low + high) / 2 + room)
+        axes.ticklabel_format(axis="y", useOffset=False)
         axes.set_xlabel(_with_unit(cost))
         axes.set_ylabel(_with_unit(quality))
 

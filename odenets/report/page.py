@@ -103,7 +103,7 @@ def summary(comparison: Comparison) -> str:
     column = columns(comparison)[0]
     line = cells(comparison, column)
     best = [i for i, cell in enumerate(line) if cell.mark == "best"]
-    if not best:
+    if not best or 1 < len(best) == sum(bool(cell.values) for cell in line):
         return f"All configurations reach the same {column.title}."
     names = " and ".join(comparison.rows[i].name for i in best)
     text = f"Best {column.title}: {names} with {line[best[0]].text}."

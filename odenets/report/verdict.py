@@ -122,7 +122,9 @@ def cells(comparison: Comparison, column: Column) -> list[Cell]:
     if column.better == "none" or len(known) < 2 or len(set(known)) == 1:
         return [Cell(values, _text(values, column)) for values in groups]
     best = groups[means.index(max(known) if column.better == "high" else min(known))]
-    return [Cell(values, _text(values, column), _mark(values, best)) for values in groups]
+    texts = [_text(values, column) for values in groups]
+    shown = texts[groups.index(best)]  # what reads the same is the same: seeds that change nothing have no spread
+    return [Cell(values, text, "best" if text == shown else _mark(values, best)) for values, text in zip(groups, texts)]
 
 
 def _values(row: Row, column: Column) -> tuple[float, ...]:

@@ -113,6 +113,15 @@ def test_best_and_tied_follow_the_seeds(compared: Path):
     assert [c.mark for c in cells(comparison, column(compared, "parameters"))] == ["best", "", ""]
 
 
+def test_rows_that_read_the_same_are_not_ranked(compared: Path):
+    for path in compared.glob("runs/*/result.json"):  # seeds without effect: no spread, and the eighth digit differs
+        result = json.loads(path.read_text())
+        result["measures"]["test_accuracy"] = 0.9 + 1e-8 * (path.parent.name.startswith("residual"))
+        path.write_text(json.dumps(result))
+    assert {cell.mark for cell in cells(read(compared), column(compared, "test_accuracy"))} == {"best"}
+    assert pages.summary(read(compared)) == "All configurations reach the same test accuracy."
+
+
 def test_a_row_with_one_result_is_not_called_behind(compared: Path):
     (compared / "runs" / "residual-seed-1" / "result.json").unlink()
     assert "Not tested, for want of a second result: residual." in pages.summary(read(compared))

@@ -1,10 +1,11 @@
-"""Data without a network: digits, lynx and hare, Python's sources as bytes, two moons, Robertson's reaction."""
+"""Data without a network: digits, lynx and hare, Python's sources, two moons, swings, Robertson's reaction."""
 
 from odenets.data.bytes import ByteCorpus, Bytes
 from odenets.data.digits import Digits, LabelledImages
 from odenets.data.kinetics import RobertsonKinetics
 from odenets.data.lynx_hare import LynxHare, Series
 from odenets.data.moons import Moons, Points
+from odenets.data.swings import PendulumSwings, Swings
 
 __all__ = [
     "ByteCorpus",
@@ -13,7 +14,9 @@ __all__ = [
     "LabelledImages",
     "LynxHare",
     "Moons",
+    "PendulumSwings",
     "Points",
     "RobertsonKinetics",
     "Series",
+    "Swings",
 ]

@@ -4,6 +4,7 @@ from odenets.fields.attention import Attention
 from odenets.fields.autonomous import Autonomous
 from odenets.fields.combined import Combined
 from odenets.fields.conv import Conv
+from odenets.fields.hamiltonian import HamiltonianField, SeparableHamiltonianField
 from odenets.fields.mlp import MLP
 from odenets.fields.rotary_attention import RotaryAttention
 from odenets.fields.swiglu import SwiGLU
@@ -27,6 +28,7 @@ __all__ = [
     "Brusselator",
     "Combined",
     "Conv",
+    "HamiltonianField",
     "HenonHeiles",
     "Kepler",
     "Lorenz",
@@ -34,6 +36,7 @@ __all__ = [
     "Pendulum",
     "Robertson",
     "RotaryAttention",
+    "SeparableHamiltonianField",
     "SwiGLU",
     "TimeScaled",
     "TimeVarying",

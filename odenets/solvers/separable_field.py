@@ -49,10 +49,10 @@ class SeparableHamiltonian(SeparableField):
         self.kinetic = kinetic
 
     def drift(self, t: Tensor, p: Tensor, *args: Any) -> Tensor:
-        return p if self.kinetic is None else _gradient(self.kinetic, t, p, args)
+        return p if self.kinetic is None else energy_gradient(self.kinetic, t, p, args)
 
     def kick(self, t: Tensor, q: Tensor, *args: Any) -> Tensor:
-        return -_gradient(self.potential, t, q, args)
+        return -energy_gradient(self.potential, t, q, args)
 
     def energy(self, t: Tensor, x: Any, *args: Any) -> Tensor:
         """H as the two functions give it; |p|^2 / 2 is summed over the last dimension."""
@@ -76,7 +76,8 @@ def _momentum(t: Tensor, p: Tensor, *args: Any) -> Tensor:
     return p
 
 
-def _gradient(energy: Callable[..., Tensor], t: Tensor, x: Tensor, args: tuple[Any, ...]) -> Tensor:
+def energy_gradient(energy: Callable[..., Tensor], t: Tensor, x: Tensor, args: tuple[Any, ...]) -> Tensor:
+    """dH/dx of the summed energy(t, x, *args), differentiable once more where gradients are recorded."""
     if torch._C._functorch.is_functorch_wrapped_tensor(x):
         return torch.func.grad(lambda z: energy(t, z, *args).sum())(x)
     differentiable = torch.is_grad_enabled()

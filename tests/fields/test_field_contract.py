@@ -36,6 +36,8 @@ FIELDS: dict[str, Entry] = {
     "attention-explicit": (partial(fields.Attention, 6, 2, causal=True, fused=False), (5, 4, 6)),
     "time-scaled": (lambda: fields.TimeScaled(mlp(), (1.0, 1e-2, 10.0)), (5, 3)),
     "autonomous": (lambda: fields.Autonomous(nn.Linear(3, 3)), (5, 3)),
+    "hamiltonian": (partial(fields.HamiltonianField, 4, 8), (5, 4)),
+    "separable-hamiltonian": (partial(fields.SeparableHamiltonianField, 4, 8), (5, 3, 4)),
     "spline-conv": (lambda: fields.TimeVarying(fields.Conv(4, norm="group"), "spline", 4), (5, 4, 6, 7)),
 }
 for time in TIMES:

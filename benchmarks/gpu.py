@@ -112,16 +112,20 @@ def run(options: argparse.Namespace, begun: float) -> dict[str, Any]:
                 if case.widths and widths[0] != C:
                     continue
                 if time.monotonic() - begun > options.seconds:
-                    skipped.append(f"{name} {T} x {C}")
+                    skipped.append(f"{name} {T} x {C}: out of time")
                     continue
                 compiled = name == "delta" if dry else (C, T) in COMPILED or (T, bool(case.widths)) == (TOKENS[0], True)
-                for row in gpu_operators.measure(name, 0 if case.widths else C, T, compiled):
-                    if copy and "gb_per_s" in row:
-                        row["of_copy"] = row["gb_per_s"] / copy
-                    rows.append(row)
-                    print(_line(row), flush=True)
+                try:
+                    for row in gpu_operators.measure(name, 0 if case.widths else C, T, compiled):
+                        if copy and "gb_per_s" in row:
+                            row["of_copy"] = row["gb_per_s"] / copy
+                        rows.append(row)
+                        print(_line(row), flush=True)
+                except RuntimeError as error:  # out of memory, or a peer that fails: the others are still measured
+                    skipped.append(f"{name} {T} x {C}: {str(error).splitlines()[0]}")
+                    print(f"{skipped[-1]}", flush=True)
     if skipped:
-        print(f"out of time, not measured: {', '.join(skipped)}")
+        print("not measured:", *skipped, sep="\n  ")
     packages = [p for p in ("torch", "triton", "numpy", "liger-kernel") if _installed(p)]
     gpu = None if dry else torch.cuda.get_device_name()
     return describe_run(packages) | {
@@ -131,7 +135,7 @@ def run(options: argparse.Namespace, begun: float) -> dict[str, Any]:
 
 
 def _line(row: dict[str, Any]) -> str:
-    name = f"{row['operator']:<12}{row['pass']:<9}{row['tokens']:>6} x {row['C']:<5}{row['implementation']:<9}"
+    name = f"{row['operator']:<13}{row['pass']:<9}{row['tokens']:>6} x {row['C']:<5}{row['implementation']:<9}"
     if "p50_us" not in row:
         return f"{name} not measured" + ("" if row["agrees"] else ", DIFFERS from the reference")
     times = f"{row['p20_us']:9.1f}{row['p50_us']:9.1f}{row['p80_us']:9.1f} us"

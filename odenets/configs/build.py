@@ -27,8 +27,8 @@ def instantiate(node: Any, path: str, allow: Sequence[str] = (), **extra: Any) -
     """Build the object described by `node`, found at `path` of the configuration.
 
     `allow` names packages outside odenets, torch.nn and torch.optim whose targets may be called; `extra` are keyword
-    arguments the code adds, in place of the node's own of that name. Raises UserError, naming `path`, for a target that is refused or missing, for unknown,
-    missing or mistyped keys, and for values the target itself refuses with a ValueError.
+    arguments the code adds, in place of the node's own of that name. Raises UserError, naming `path`, for a target that
+    is refused or missing, for unknown, missing or mistyped keys, and for values the target refuses with a ValueError.
     """
     if isinstance(node, (list, tuple)):
         return [instantiate(child, f"{path}.{i}", allow) for i, child in enumerate(node)]
@@ -42,7 +42,9 @@ def instantiate(node: Any, path: str, allow: Sequence[str] = (), **extra: Any) -
     target = resolve(node["_target_"], path, allow)
     _check_extra(target, node, path, extra)
     arguments = {
-        key: instantiate(child, f"{path}.{key}", allow) for key, child in node.items() if key not in SPECIAL and key not in extra
+        key: instantiate(child, f"{path}.{key}", allow)
+        for key, child in node.items()
+        if key not in SPECIAL and key not in extra
     }
     try:
         return target(**arguments, **extra)
@@ -78,7 +80,9 @@ def unused_groups(cfg: DictConfig, typed: Sequence[str]) -> list[str]:
         found += ["branch", "branch2"] if "${sublayers:" in text else []
         queue += [name for name in found if name in cfg and name not in used]
     named = {re.split(r"[.=@]", word.lstrip("+~"))[0] for word in typed}
-    return sorted(named & {"model", "field", "block", "flow", "branch", "branch2", "solver", "gradient", "scheme"} - used)
+    return sorted(
+        named & {"model", "field", "block", "flow", "branch", "branch2", "solver", "gradient", "scheme"} - used
+    )
 
 
 def refuse_unused_scheme(cfg: DictConfig) -> None:
@@ -174,7 +178,11 @@ def _check_arguments(target: Any, node: Mapping[str, Any], path: str) -> None:
 
 def _check_extra(target: Any, node: Mapping[str, Any], path: str, extra: Mapping[str, Any]) -> None:
     parameters = inspect.signature(target).parameters
-    if "branch" in extra and "branch" not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    if (
+        "branch" in extra
+        and "branch" not in parameters
+        and not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    ):
         raise UserError(
             f"{path}: {node['_target_']} takes no branch, so it cannot carry the attention or MLP that this model puts "
             "into its blocks; choose another block, such as block=residual"

@@ -4,7 +4,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 APART = "compare"  # grids for `odenets compare`: listed like a group, no part of a run's configuration
-ORDER = ("experiment", "task", "data", "model", "field", "block", "flow", "branch", "scheme", "solver", "gradient", "optimizer", "trainer", "run", APART)
+ORDER = (
+    "experiment",
+    "task",
+    "data",
+    "model",
+    "field",
+    "block",
+    "flow",
+    "branch",
+    "scheme",
+    "solver",
+    "gradient",
+    "optimizer",
+    "trainer",
+    "run",
+    APART,
+)
 
 
 def groups(config_dir: str | None = None) -> dict[str, list[str]]:
@@ -14,9 +30,7 @@ def groups(config_dir: str | None = None) -> dict[str, list[str]]:
 
 def descriptions(config_dir: str | None = None) -> dict[str, list[tuple[str, str]]]:
     """`{group: [(option, one line), ...]}` in reading order."""
-    return {
-        group: [(path.stem, describe(path)) for path in files] for group, files in _files(config_dir).items()
-    }
+    return {group: [(path.stem, describe(path)) for path in files] for group, files in _files(config_dir).items()}
 
 
 def describe(path: Path) -> str:

@@ -19,7 +19,9 @@ from odenets.errors import Interrupted, TrainingStopped, UserError, did_you_mean
 OPTIONS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--config-dir", "-cd", "--package", "-p", "--info", "-i")
 
 
-def run_hydra(overrides: list[str], task: "Callable[[list[str], list[str], str | None], TrainTask] | None" = None) -> None:
+def run_hydra(
+    overrides: list[str], task: "Callable[[list[str], list[str], str | None], TrainTask] | None" = None
+) -> None:
     """Run `odenets train` with Hydra overrides and options; UserError for whatever is wrong with them.
 
     `task` makes what Hydra calls with each composed configuration: training, unless another is given.

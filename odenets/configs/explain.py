@@ -73,7 +73,9 @@ def _unknown_key(error: OmegaConfBaseException, config_dir: str | None) -> str:
     known -= {"_target_", "_partial_", "hydra"}
     place = full.rpartition(".")[0]
     listed = f" (keys of {place}: {', '.join(sorted(known))})" if place and known else ""
-    return f"{full}: no such key; {did_you_mean(key, known)}{listed if 'did you mean' in did_you_mean(key, known) else ''}"
+    return (
+        f"{full}: no such key; {did_you_mean(key, known)}{listed if 'did you mean' in did_you_mean(key, known) else ''}"
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,13 +13,13 @@ from .controller import PIDController
 from .dropin import odeint, odeint_adjoint, odeint_dense, odeint_event
 from .errors import InputError, SolveError, Status
 from .events import Event, EventRecord
+from .fixed_point import FixedPoint
 from .gradients import GRADIENTS, Gradient, resolve_gradient
 from .mass_matrix import MassMatrix, consistent_start
-from .fixed_point import FixedPoint
 from .methods import IMPLICIT_TABLEAUS, TABLEAUS, Reversible
+from .newton import Newton, NewtonKrylov
 from .semilinear_field import SemilinearField
 from .separable_field import SeparableField, SeparableHamiltonian
-from .newton import Newton, NewtonKrylov
 from .solution import Solution, Stats
 from .solve import solve
 from .solver import METHODS, Adams, Adaptive, FixedStep, Scipy, Solver, Torchdiffeq, resolve_solver
@@ -28,11 +28,8 @@ from .steady_state import SteadyState, steady_state
 from .tableau import ButcherTableau
 
 __all__ = [
-    "NewtonKrylov",
-    "Newton",
-    "IMPLICIT_TABLEAUS",
-    "FixedPoint",
     "GRADIENTS",
+    "IMPLICIT_TABLEAUS",
     "METHODS",
     "TABLEAUS",
     "Adams",
@@ -40,10 +37,13 @@ __all__ = [
     "ButcherTableau",
     "Event",
     "EventRecord",
+    "FixedPoint",
     "FixedStep",
     "Gradient",
     "InputError",
     "MassMatrix",
+    "Newton",
+    "NewtonKrylov",
     "PIDController",
     "Reversible",
     "Scipy",

@@ -65,9 +65,7 @@ class AdamsIntegrator(FixedIntegrator):
         if not 1 <= max_order <= HIGHEST_ORDER:
             raise InputError(f"max_order must be at most {HIGHEST_ORDER} and at least 1, got {max_order}.")
         if max_order < _LOWEST:
-            warnings.warn(
-                f"max_order is below {_LOWEST}, so the solver reduces to `rk4`.", UserWarning, stacklevel=2
-            )
+            warnings.warn(f"max_order is below {_LOWEST}, so the solver reduces to `rk4`.", UserWarning, stacklevel=2)
         # stages are (y1 - y0) / h, f0, f1: Hermite in the first, and the straight line uses it alone
         self.coefficients = np.array([[1.0]]) if interpolation == "linear" else _HERMITE
         self.max_order, self.implicit, self.max_iters = max_order, implicit, max_iters

@@ -224,11 +224,16 @@ class AdaptiveIntegrator(Integrator):
     def _fail_too_small(self, size: float, nonfinite: bool, unsolved: bool = False) -> None:
         where = f"at t = {self.now:.6g}"
         if not bool(torch.isfinite(self.y).all()):
-            self.fail(Status.NON_FINITE, f"non-finite values in state `y` {where}: the solve was given or produced them.")
+            self.fail(
+                Status.NON_FINITE, f"non-finite values in state `y` {where}: the solve was given or produced them."
+            )
         elif nonfinite and not bool(torch.isfinite(self._derivative()).all()):
             self.fail(Status.NON_FINITE, f"the vector field is NaN or infinite {where}.")
         elif unsolved:
-            self.fail(Status.NONLINEAR, f"no step from {where[3:]} down to h = {size:.3g} could be computed: {self.bound.cause}.")
+            self.fail(
+                Status.NONLINEAR,
+                f"no step from {where[3:]} down to h = {size:.3g} could be computed: {self.bound.cause}.",
+            )
         elif nonfinite:
             self.fail(
                 Status.NON_FINITE,
@@ -236,7 +241,9 @@ class AdaptiveIntegrator(Integrator):
                 f"every step down to h = {size:.3g} was rejected for it.",
             )
         elif not self.attempts:
-            self.fail(Status.STEP_TOO_SMALL, f"underflow in dt {size:.3g} {where}: that is below the time's resolution.")
+            self.fail(
+                Status.STEP_TOO_SMALL, f"underflow in dt {size:.3g} {where}: that is below the time's resolution."
+            )
         else:
             self.fail(
                 Status.STEP_TOO_SMALL,
@@ -273,7 +280,9 @@ class _Stops:
         if limit is None or (stop is not None and (stop.time - limit) * self.direction < 0):
             return stop
         assert limit_tensor is not None
-        return _Stop(limit_tensor, limit, is_jump=stop is not None and stop.time == limit and stop.is_jump, is_limit=True)
+        return _Stop(
+            limit_tensor, limit, is_jump=stop is not None and stop.time == limit and stop.is_jump, is_limit=True
+        )
 
     def passed(self, end: float) -> None:
         while self.index < len(self.stops) and (self.stops[self.index].time - end) * self.direction <= 0:

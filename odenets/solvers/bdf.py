@@ -136,7 +136,13 @@ class BDFIntegrator(AdaptiveIntegrator):
             time = next_after(time, -self.direction) if stop.is_jump else time
         equations = StageEquations(self.field, [time], c, prediction - drift, _ONE)
         with torch.no_grad():
-            resting = StageEquations(self.field, [time.detach()], float(c.detach() if isinstance(c, Tensor) else c), equations.base.detach(), _ONE)
+            resting = StageEquations(
+                self.field,
+                [time.detach()],
+                float(c.detach() if isinstance(c, Tensor) else c),
+                equations.base.detach(),
+                _ONE,
+            )
             self.bound.slow = False  # a new Jacobian only where the iteration fails with the old one
             self.bound.begin(resting.times[0], prediction.detach(), resting.h)
             slope, failed = self.bound.solve(resting, (drift / c).detach()[None])

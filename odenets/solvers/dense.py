@@ -43,7 +43,9 @@ class DenseOutput:
         first, last = sorted(self.interval)
         for value in values:
             if not first <= value <= last:
-                raise InputError(f"t must lie in [{first:.17g}, {last:.17g}], where the solution is known, got {value:.17g}.")
+                raise InputError(
+                    f"t must lie in [{first:.17g}, {last:.17g}], where the solution is known, got {value:.17g}."
+                )
         which = [min(bisect.bisect_left(self.ends, v * self.direction), len(self.steps) - 1) for v in values]
         parts: list[Tensor | None] = [None] * len(values)
         for index in set(which):

@@ -47,7 +47,9 @@ def solve_by_segments(method: Gradient, problem: SolveProblem) -> Solution:
         located = torch.cat([problem.y[None], integrator.outputs(ts[1:].detach())])
     if not integrator.status.successful:
         stats = Stats(flat.nfe, integrator.accepted, integrator.rejected)
-        return Solution(ts, _padded(located, len(ts)), stats, integrator.status, integrator.message, events=watch.records())
+        return Solution(
+            ts, _padded(located, len(ts)), stats, integrator.status, integrator.message, events=watch.records()
+        )
     stats = Stats()
     t, y, states, times = ts[0], problem.y, [problem.y], ts.tolist()
     status, message = integrator.status, ""

@@ -6,6 +6,7 @@ is read back from the device while stepping.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -135,7 +136,7 @@ class FixedIntegrator(Integrator):
             self._sizes: list[StepSize] = list(sizes.unbind())
         else:
             points = self.points[n : n + _BLOCK + 1]
-            self._sizes = [b - a for a, b in zip(points, points[1:])]
+            self._sizes = [b - a for a, b in itertools.pairwise(points)]
 
     # Stepping
 
@@ -166,6 +167,7 @@ class FixedIntegrator(Integrator):
 
     def _advance(self, times: tuple[Tensor, ...], h: StepSize, n: int):
         """New state, stages and interpolation coefficients of the n-th step; None where it failed."""
+
         def derivative() -> Tensor:
             return self._first_derivative(times[0] if self.method.c[0] == 0 else self._start_time(n))
 

@@ -111,7 +111,9 @@ class ImplicitRungeKutta:
 
     def bind(self, field: Field, accuracy: Accuracy) -> BoundMethod:
         core = getattr(field, "core", None)
-        return BoundImplicit(self, field, accuracy) if core is None else ImplicitWithIntegrals(self, field, core, accuracy)
+        return (
+            BoundImplicit(self, field, accuracy) if core is None else ImplicitWithIntegrals(self, field, core, accuracy)
+        )
 
 
 class BoundImplicit(BoundMethod):

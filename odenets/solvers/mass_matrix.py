@@ -39,7 +39,9 @@ class MassMatrix(nn.Module):
         self.register_buffer("mass", torch.diag(mass) if mass.dim() == 1 else mass)
 
     def forward(self, t: Tensor, x: Tensor, *args) -> Tensor:
-        raise InputError("M x' = f has no x' where M is singular: pass the MassMatrix to solve with solver='rodas5p' or 'radauIIA5'.")
+        raise InputError(
+            "M x' = f has no x' where M is singular: pass the MassMatrix to solve with solver='rodas5p' or 'radauIIA5'."
+        )
 
 
 def check_start(field: Field, mass: Tensor, t: Tensor, y: Tensor, rtol: float | Tensor, atol: float | Tensor) -> None:
@@ -49,8 +51,10 @@ def check_start(field: Field, mass: Tensor, t: Tensor, y: Tensor, rtol: float | 
     in the root mean square over a system.
     """
     if y.dim() not in (1, 2) or y.shape[-1] != len(mass) or y.is_complex():
-        raise InputError(f"a MassMatrix [{len(mass)}, {len(mass)}] needs real states [{len(mass)}] or [batch, {len(mass)}],"
-                         f" got {y.dtype} {tuple(y.shape)}.")
+        raise InputError(
+            f"a MassMatrix [{len(mass)}, {len(mass)}] needs real states [{len(mass)}] or [batch, {len(mass)}],"
+            f" got {y.dtype} {tuple(y.shape)}."
+        )
     with torch.no_grad():
         change = algebraic_correction(field, mass.detach(), t, y.detach())
         worst = rms_norm_per_sample((change / (atol + rtol * y.abs())).nan_to_num(0.0).reshape(-1, len(mass))).max()

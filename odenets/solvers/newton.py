@@ -99,7 +99,9 @@ class NewtonSolver(StageSolver):
         mass = None if self.mass is None else over_systems(self.mass, self.jacobian.shape[-1])
         self.factors = []
         for value in self.modes.values:
-            jacobian = self.jacobian.to(self.jacobian.dtype.to_complex()) if isinstance(value, complex) else self.jacobian
+            jacobian = (
+                self.jacobian.to(self.jacobian.dtype.to_complex()) if isinstance(value, complex) else self.jacobian
+            )
             self.factors.append(ShiftedLU(jacobian, shift * value, mass))
         self.factored_h = h
         self.eta = np.ones(bookkeeping_shape(self.accuracy, self.y))
@@ -114,7 +116,12 @@ class NewtonSolver(StageSolver):
             self._factorise()
             again = self._iterate(equations, where_samples(solved.failed, guess, solved.k))
             solved = Solved(where_samples(solved.failed, again.k, solved.k), solved.failed & again.failed)
-        if solved.failed.any() and self.probed and self.dims and not self.line.independent(self.t, self.y + solved.k[0]):
+        if (
+            solved.failed.any()
+            and self.probed
+            and self.dims
+            and not self.line.independent(self.t, self.y + solved.k[0])
+        ):
             self._batch_dims, self.probed, self.jacobian = 0, False, None  # the samples are coupled after all
             self.begin(self.t, self.y, self.h)
             solved = self._iterate(equations, guess)

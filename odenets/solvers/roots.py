@@ -90,7 +90,9 @@ def implicit_time(
     if not along.requires_grad:
         return t
     (rate,) = torch.autograd.grad(along.sum(), inner, allow_unused=True)
-    return t if rate is None else t + shift(torch.where(where, g, g.detach()), torch.where(where, rate, 1.0)).to(t.dtype)
+    return (
+        t if rate is None else t + shift(torch.where(where, g, g.detach()), torch.where(where, rate, 1.0)).to(t.dtype)
+    )
 
 
 def shift(g: Tensor, rate: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from torch.func import jvp, vmap
 from .linear import Linearisation
 from .step import Field, carries_derivative
 
-
 _FEW = 16  # up to this size of a system, rows one by one are faster than setting up `vmap`
 
 

@@ -107,7 +107,8 @@ def check_times(ts: Any, y: Tensor, per_sample: bool = False) -> Tensor:
     difference = ts.detach().diff(dim=-1)
     if not bool(((difference > 0).all() | (difference < 0).all()) & torch.isfinite(ts).all()):
         raise InputError(
-            "ts must be finite and strictly increasing or decreasing, got " + ", ".join(f"{t:g}" for t in ts.reshape(-1)[:6])
+            "ts must be finite and strictly increasing or decreasing, got "
+            + ", ".join(f"{t:g}" for t in ts.reshape(-1)[:6])
         )
     return ts
 

@@ -341,7 +341,9 @@ def _with_nonlinear(solver: Adaptive | FixedStep) -> Method:
 
 
 def _check_nonlinear(solver: Adaptive | FixedStep) -> None:
-    if solver.nonlinear is not None and (solver.method in WALKERS or not hasattr(method_of(solver.method), "nonlinear")):
+    if solver.nonlinear is not None and (
+        solver.method in WALKERS or not hasattr(method_of(solver.method), "nonlinear")
+    ):
         name = getattr(solver.method, "name", solver.method)
         raise InputError(f"{name} has no implicit equations to solve: leave out nonlinear=.")
 

@@ -89,7 +89,9 @@ class StageEquations:
 
         def apply(v: Tensor) -> Tensor:
             moves = self.increments(v)
-            return self.weighed(v) - torch.stack([line.jvp(t, y, move) for t, y, move in zip(self.times, states, moves)])
+            return self.weighed(v) - torch.stack(
+                [line.jvp(t, y, move) for t, y, move in zip(self.times, states, moves)]
+            )
 
         return apply
 

@@ -75,7 +75,9 @@ class StateLayout:
             leaves = pytree.tree_leaves(state)
             if isinstance(state, (tuple, list)) and len(leaves) == len(self.shapes):
                 return leaves  # a list where y0 was a tuple, or the other way round
-            raise InputError(f"{what} must have the structure of y0, {self.spec}, got {type(state).__name__}.") from None
+            raise InputError(
+                f"{what} must have the structure of y0, {self.spec}, got {type(state).__name__}."
+            ) from None
 
     def unflatten(self, vector: Tensor, lead: tuple[int, ...] = ()) -> Any:
         """The state behind `vector` [*lead, *batch, size], each leaf with the leading dimensions `lead`."""

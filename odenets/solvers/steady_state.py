@@ -156,7 +156,9 @@ class _Problem:
         integrator.aim(end.reshape(1), float(end))
         f = self.flat(start.to(y.dtype), y)
         settled = (1e-3 * self.size(f)).clamp(min=self.tolerance)
-        while integrator.now < float(end) and bool((self.size(f) > settled).any()):  # False for NaN, which the integrator reports
+        while integrator.now < float(end) and bool(
+            (self.size(f) > settled).any()
+        ):  # False for NaN, which the integrator reports
             step = integrator.step()
             if step is None:
                 break

@@ -19,7 +19,11 @@ def test_children_are_built_first():
 
 
 def test_a_partial_node_builds_afresh_on_every_call():
-    node = {"_target_": "odenets.blocks.Residual", "_partial_": True, "branch": {"_target_": "odenets.fields.MLP", "dim": 2}}
+    node = {
+        "_target_": "odenets.blocks.Residual",
+        "_partial_": True,
+        "branch": {"_target_": "odenets.fields.MLP", "dim": 2},
+    }
     factory = instantiate(node, "block")
     first, second = factory(), factory()
     assert first.branch is not second.branch

@@ -29,7 +29,9 @@ def test_option_composes_and_agrees_with_its_target(group: str, option: str):
     check_targets(plain(cfg))
 
 
-@pytest.mark.parametrize(("group", "option"), [(g, o) for g, o in OPTIONS if g in ("field", "solver", "gradient", "data")])
+@pytest.mark.parametrize(
+    ("group", "option"), [(g, o) for g, o in OPTIONS if g in ("field", "solver", "gradient", "data")]
+)
 def test_option_builds(group: str, option: str):
     node = plain(compose("train", ["experiment=digits", f"{group}={option}"]))[group]
     built = instantiate(node, group)

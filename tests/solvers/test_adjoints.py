@@ -172,7 +172,14 @@ def test_parameters_that_are_formed_outside_the_field():
     grads = []
     for gradient in (*ADJOINTS, "autograd"):
         rate = w.sin()
-        ys = solve(lambda t, y, rate=rate: -rate * y, torch.ones(2, dtype=F64), TS, params=(rate,), gradient=gradient, rtol=1e-9).ys
+        ys = solve(
+            lambda t, y, rate=rate: -rate * y,
+            torch.ones(2, dtype=F64),
+            TS,
+            params=(rate,),
+            gradient=gradient,
+            rtol=1e-9,
+        ).ys
         grads.append(torch.autograd.grad(ys.sum(), w)[0])
     assert torch.allclose(grads[0], grads[2], rtol=1e-6)
     assert torch.allclose(grads[1], grads[2], rtol=1e-6)

@@ -57,7 +57,9 @@ def test_controller_refuses_senseless_bounds(arguments):
         PIDController(**arguments)
 
 
-@pytest.mark.parametrize("controller", [PIDController(), PIDController(0, 1, 0, shrink_accepted=False), PIDController(0.3, 0.3, 0.05)])
+@pytest.mark.parametrize(
+    "controller", [PIDController(), PIDController(0, 1, 0, shrink_accepted=False), PIDController(0.3, 0.3, 0.05)]
+)
 def test_every_controller_meets_the_tolerance(controller):
     ts = torch.linspace(0, 6, 13, dtype=F64)
     solution = solve(coupled, COUPLED_START, ts, solver=Adaptive("tsit5", rtol=1e-8, atol=1e-8, controller=controller))

@@ -116,7 +116,9 @@ def test_grid_constructor_and_step_size_grid():
                   options={"grid_constructor": lambda f, y0, t: torch.linspace(0, 1, 11)})  # fmt: skip
     assert float(grid[-1]) == pytest.approx(1.1**10, rel=1e-6)
     with pytest.raises(ValueError, match="mutually exclusive"):
-        odeint(coupled, COUPLED_START, TS, method="euler", options={"step_size": 0.1, "grid_constructor": lambda *a: TS})
+        odeint(
+            coupled, COUPLED_START, TS, method="euler", options={"step_size": 0.1, "grid_constructor": lambda *a: TS}
+        )
     with pytest.raises(ValueError, match="grid from 0"):
         odeint(coupled, COUPLED_START, TS, method="euler", options={"grid_constructor": lambda f, y, t: t[1:]})
 

@@ -115,7 +115,9 @@ def test_outputs_in_the_step_before_a_jump_know_nothing_of_it(method):
     for direction in (1, -1):
         start = exact[:1] if direction == 1 else exact[-1:]
         wanted = exact if direction == 1 else exact.flip(0)
-        ys = solve(field, start, ts[::1] if direction == 1 else ts.flip(0), solver=method, jump_t=[0.5], first_step=0.7).ys
+        ys = solve(
+            field, start, ts[::1] if direction == 1 else ts.flip(0), solver=method, jump_t=[0.5], first_step=0.7
+        ).ys
         assert torch.allclose(ys[:, 0], wanted, atol=1e-12)
 
 
@@ -173,7 +175,9 @@ def test_adjoint_of_a_field_that_uses_what_was_computed_from_its_parameters():
     """As cached parametrisations do: one graph, used at every evaluation."""
     w = torch.tensor(0.8, dtype=F64, requires_grad=True)
     computed = torch.tanh(w) ** 2
-    odeint_adjoint(lambda t, y: -computed * y, ONE, torch.tensor([0.0, 1.0], dtype=F64), adjoint_params=(w,))[-1].backward()
+    odeint_adjoint(lambda t, y: -computed * y, ONE, torch.tensor([0.0, 1.0], dtype=F64), adjoint_params=(w,))[
+        -1
+    ].backward()
     value = math.tanh(0.8)
     assert float(w.grad) == pytest.approx(-math.exp(-(value**2)) * 2 * value * (1 - value**2), rel=1e-5)
 
@@ -184,7 +188,9 @@ def test_per_sample_gradients_survive_a_trial_step_into_nan():
     for per_sample in (True, False):
         a = torch.tensor(1.0, dtype=F64, requires_grad=True)
         y0 = torch.tensor([[1.0], [4.0]], dtype=F64)
-        solution = solve(lambda t, y, a=a: -a * torch.sqrt(y), y0, (0.0, 1.9), first_step=1.9, rtol=1e-8, per_sample=per_sample)
+        solution = solve(
+            lambda t, y, a=a: -a * torch.sqrt(y), y0, (0.0, 1.9), first_step=1.9, rtol=1e-8, per_sample=per_sample
+        )
         exact = (torch.sqrt(y0) - 1.9 / 2).square()
         assert torch.allclose(solution.ys[-1], exact, rtol=1e-4)
         gradients.append(float(torch.autograd.grad(solution.ys[-1].sum(), a)[0]))

@@ -49,7 +49,9 @@ def bounce_times(x0, restitution, bounces):
 
 def test_landing_time_and_its_gradient_in_one_batch():
     x0 = X0.clone().requires_grad_(True)
-    solution = solve(falling, at_rest(x0), (0.0, 3.0), per_sample=True, save_at="end", events=[Event(height, terminal=True)])
+    solution = solve(
+        falling, at_rest(x0), (0.0, 3.0), per_sample=True, save_at="end", events=[Event(height, terminal=True)]
+    )
     landing = solution.events[0].ts[0]
     assert torch.allclose(landing, x0.sqrt() / 2, atol=1e-12)
     (gradient,) = torch.autograd.grad(landing.sum(), x0)
@@ -91,7 +93,9 @@ def ball(method, per_sample):
     return solution, x0, restitution, exact, speed
 
 
-CLOCKS = [(method, False) for method in (*ADAPTIVE, "rodas5p", "rk4", "implicit_adams")] + [(method, True) for method in (*ADAPTIVE, "rodas5p")]
+CLOCKS = [(method, False) for method in (*ADAPTIVE, "rodas5p", "rk4", "implicit_adams")] + [
+    (method, True) for method in (*ADAPTIVE, "rodas5p")
+]
 
 
 @pytest.mark.parametrize(("method", "per_sample"), CLOCKS)
@@ -160,7 +164,9 @@ def test_jumps_at_once_are_one_moment_for_every_gradient_method(other, terminal)
             return torch.stack([-rate - 0.1 * t, 0.3 * y[0]])
 
         y0 = torch.tensor([1.0, 0.0], dtype=F64, requires_grad=True)
-        solution = solve(field, y0, (0.0, 4.0), save_at="end", events=events, gradient=gradient, params=(rate,), **TIGHT)
+        solution = solve(
+            field, y0, (0.0, 4.0), save_at="end", events=events, gradient=gradient, params=(rate,), **TIGHT
+        )
         assert [int(record.count) for record in solution.events] == ([2, 2] if terminal else [3, 3])
         loss = solution.ys.sum() + sum(record.ts.sum() + record.ys.sum() for record in solution.events)
         found[gradient] = (loss, *torch.autograd.grad(loss, (y0, rate)))
@@ -175,10 +181,21 @@ def test_an_event_at_an_output_time_does_not_move_with_it(gradient):
     event = Event(lambda t, y: y[0], on_event=lambda t, y: y + 10)
     y0 = torch.tensor([0.5], dtype=F64)
     solution = solve(
-        lambda t, y: -torch.ones_like(y), y0, ts, solver="rk4", step_size=0.25, events=[event], gradient=gradient, params=()
+        lambda t, y: -torch.ones_like(y),
+        y0,
+        ts,
+        solver="rk4",
+        step_size=0.25,
+        events=[event],
+        gradient=gradient,
+        params=(),
     )
     assert solution.events[0].ts.tolist() == [0.5]
-    for value, expected in ((solution.events[0].ts, [1, 0, 0]), (solution.ys[1], [1, -1, 0]), (solution.ys[2], [1, 0, -1])):
+    for value, expected in (
+        (solution.events[0].ts, [1, 0, 0]),
+        (solution.ys[1], [1, -1, 0]),
+        (solution.ys[2], [1, 0, -1]),
+    ):
         (moved,) = torch.autograd.grad(value.sum(), ts, retain_graph=True)
         assert torch.allclose(moved, torch.tensor(expected, dtype=F64), atol=1e-12)
 
@@ -231,7 +248,9 @@ def test_periods_of_the_pendulum_are_elliptic_integrals(method):
     angles = torch.tensor([0.2, 1.0, 2.0], dtype=F64)
     event = Event(lambda t, s: s[:, 1], direction=-1, terminal=2)  # at rest at the right: after one period, after two
     pendulum = lambda t, s: torch.stack([s[:, 1], -torch.sin(s[:, 0])], -1)  # noqa: E731
-    solution = solve(pendulum, at_rest(angles), (0.0, 20.0), solver=method, per_sample=True, events=[event], rtol=1e-8, atol=1e-8)
+    solution = solve(
+        pendulum, at_rest(angles), (0.0, 20.0), solver=method, per_sample=True, events=[event], rtol=1e-8, atol=1e-8
+    )
     period = torch.from_numpy(4 * ellipk(np.sin(angles.numpy() / 2) ** 2))
     assert torch.allclose(solution.events[0].ts, torch.stack([period, 2 * period]), atol=1e-6)
     assert torch.allclose(solution.events[0].ys[..., 0], angles.expand(2, 3), atol=1e-6)
@@ -255,7 +274,9 @@ def test_maxima_of_lotka_volterra_are_scipys():
 
     for function in (prey, predator):
         setattr(function, "direction", -1.0)  # noqa: B010  scipy looks for it there
-    theirs = solve_ivp(numpy_field, (0, 10), [1.0, 0.5], events=[prey, predator], method="DOP853", rtol=1e-12, atol=1e-12)
+    theirs = solve_ivp(
+        numpy_field, (0, 10), [1.0, 0.5], events=[prey, predator], method="DOP853", rtol=1e-12, atol=1e-12
+    )
     a, y0 = torch.tensor(1.5, dtype=F64), torch.tensor([1.0, 0.5], dtype=F64)
     events = [Event(lambda t, s, a: a - s[..., 1], -1, name="prey"), Event(lambda t, s, a: s[..., 0] - 1, -1)]
     for y0, clock in ((y0, {}), (y0.expand(2, 2), {"per_sample": True})):
@@ -329,7 +350,9 @@ def test_a_start_on_the_surface_is_no_crossing_but_the_return_is_even_within_one
 
 
 @CLOCK
-@pytest.mark.parametrize(("function", "time"), [(lambda t, s: s[..., 0] * math.nan, 0), (lambda t, s: s[..., 0].sqrt(), 1)])
+@pytest.mark.parametrize(
+    ("function", "time"), [(lambda t, s: s[..., 0] * math.nan, 0), (lambda t, s: s[..., 0].sqrt(), 1)]
+)
 def test_an_event_that_is_nan_ends_the_solve_with_its_name(clock, function, time):
     with pytest.raises(SolveError, match="event 'odd' is NaN") as caught:
         solve(falling, batched([1.0, 0.0], clock), (0.0, 0.1, 2.0), events=[Event(function, +1, name="odd")], **clock)
@@ -378,7 +401,9 @@ def test_two_walls_hit_at_once_both_reflect(clock):
 def test_a_reset_far_from_the_surface_and_a_count():
     """An integrate-and-fire neuron: y' = 2 - y, reset from 1 to 0, spikes at multiples of ln 2."""
     event = Event(lambda t, y: y[:, 0] - 1, on_event=lambda t, y: torch.zeros_like(y), terminal=4, name="spike")
-    solution = solve(lambda t, y: 2 - y, torch.zeros(2, 1, dtype=F64), (0.0, 9.0), per_sample=True, events=[event], **TIGHT)
+    solution = solve(
+        lambda t, y: 2 - y, torch.zeros(2, 1, dtype=F64), (0.0, 9.0), per_sample=True, events=[event], **TIGHT
+    )
     assert torch.allclose(solution.events[0].ts[:, 0], math.log(2) * torch.arange(1, 5, dtype=F64), atol=1e-8)
     assert (solution.status == Status.EVENT).all()
 
@@ -395,9 +420,7 @@ def test_two_crossings_within_a_step_are_missed_unless_steps_are_bounded():
 
 def test_trees_keep_their_form_in_events():
     state = {"x": torch.ones(2, 1, dtype=F64), "v": torch.zeros(2, dtype=F64)}
-    event = Event(
-        lambda t, s: s["x"][:, 0], -1, on_event=lambda t, s: {"v": -s["v"], "x": torch.zeros_like(s["x"])}
-    )
+    event = Event(lambda t, s: s["x"][:, 0], -1, on_event=lambda t, s: {"v": -s["v"], "x": torch.zeros_like(s["x"])})
     field = lambda t, s: {"x": s["v"][:, None], "v": torch.full_like(s["v"], -8.0)}  # noqa: E731
     solution = solve(field, state, (0.0, 1.0), per_sample=True, events=[event])
     assert solution.events[0].ys["x"].shape == (1, 2, 1)

@@ -136,7 +136,9 @@ def test_exact_at_z_of_minus_a_million(name, diagonal):
 def test_dense_output_has_the_methods_order(name):
     errors = []
     for h in (0.2, 0.1):
-        dense = solve(manufactured(), exact(torch.zeros((), dtype=F64)), (0.0, h), solver=name, steps=1, dense=True).dense
+        dense = solve(
+            manufactured(), exact(torch.zeros((), dtype=F64)), (0.0, h), solver=name, steps=1, dense=True
+        ).dense
         t = torch.linspace(0, h, 11, dtype=F64)
         errors.append(float((dense(t) - exact(t)).norm(dim=-1).max()))
         saved = solve(manufactured(), exact(t[0]), t, solver=name, steps=1).ys

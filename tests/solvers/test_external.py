@@ -34,7 +34,9 @@ def test_scipy_failure_has_scipys_cause_and_keeps_what_was_computed():
 
 def test_torchdiffeq_backend_is_torchdiffeq():
     solution = solve(coupled, COUPLED_START, TS, solver=Torchdiffeq("dopri5", rtol=1e-5, atol=1e-6))
-    assert torch.equal(solution.ys, torchdiffeq.odeint(coupled, COUPLED_START, TS, rtol=1e-5, atol=1e-6, method="dopri5"))
+    assert torch.equal(
+        solution.ys, torchdiffeq.odeint(coupled, COUPLED_START, TS, rtol=1e-5, atol=1e-6, method="dopri5")
+    )
     assert solution.stats.nfe > 20
     by_name = solve(coupled, COUPLED_START, TS, solver="torchdiffeq", method="bosh3", rtol=1e-6)
     assert torch.allclose(by_name.ys, coupled_exact(TS), atol=1e-3)

@@ -62,7 +62,7 @@ def test_memory_of_the_others_is_as_predicted():
     for slots in (4, 9):
         assert peak(Recursive(slots=slots), 120, "rk4") <= one_step + slots + 2
     assert 100 < peak("checkpoint", 120) - one_step < 125  # N states
-    assert 4 * 120 < peak("autograd", 120)
+    assert peak("autograd", 120) > 4 * 120
     # a field that keeps 20 times its state: one stage's graph instead of four, less its few states of its own
     assert peak("checkpoint", 2, field=Wide()) - peak("discrete_adjoint", 2, field=Wide()) > 2.5 * 20
 

@@ -127,7 +127,9 @@ def test_adjoint_of_a_plain_function_asks_for_its_parameters(field):
 
 def test_arguments_get_gradients_from_the_adjoint():
     a = torch.tensor([0.5, 1.0, -0.3], dtype=F64, requires_grad=True)
-    ys = solve(lambda t, y, rate: rate * y, Y0, (0.0, 2.0), args=(a,), params=(a,), gradient="adjoint", rtol=1e-10, atol=1e-12).ys
+    ys = solve(
+        lambda t, y, rate: rate * y, Y0, (0.0, 2.0), args=(a,), params=(a,), gradient="adjoint", rtol=1e-10, atol=1e-12
+    ).ys
     ys[-1].sum().backward()
     assert torch.allclose(a.grad, 2 * Y0 * torch.exp(2 * a.detach()), rtol=1e-6)
 
@@ -231,7 +233,9 @@ def test_gradient_through_times_is_the_field(method):
     ys = solve(lambda t, y: torch.cos(t) * y, torch.ones(1, dtype=F64), ts, solver=method, **settings_).ys
     (at_middle,) = torch.autograd.grad(ys[1].sum(), ts, retain_graph=True)
     exact = torch.exp(torch.sin(TS[1]))
-    assert torch.allclose(at_middle, torch.stack([-exact, torch.cos(TS[1]) * exact, torch.zeros((), dtype=F64)]), atol=1e-5)
+    assert torch.allclose(
+        at_middle, torch.stack([-exact, torch.cos(TS[1]) * exact, torch.zeros((), dtype=F64)]), atol=1e-5
+    )
 
 
 def test_odeint_and_odeint_adjoint_gradients_agree(field):

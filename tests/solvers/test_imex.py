@@ -63,7 +63,9 @@ def test_the_implicit_part_may_be_as_stiff_as_it_likes(name):
 
 @pytest.mark.parametrize("name", ORDERS)
 def test_a_clock_per_sample_equals_every_sample_alone(name):
-    field = SplitField(lambda t, y: torch.cos(t)[..., None] * y if t.dim() else torch.cos(t) * y, lambda t, y: -30 * y**3)
+    field = SplitField(
+        lambda t, y: torch.cos(t)[..., None] * y if t.dim() else torch.cos(t) * y, lambda t, y: -30 * y**3
+    )
     starts = torch.tensor([[1.0, 0.1], [0.3, 2.0], [3.0, 2.0]], dtype=F64)
     ts = torch.tensor([0.0, 0.05, 0.7, 2.0], dtype=F64)
     settings = {"solver": name, "rtol": 1e-6, "atol": 1e-9}
@@ -79,7 +81,9 @@ def test_a_clock_per_sample_equals_every_sample_alone(name):
 def test_gradient_is_that_of_the_steps_taken(per_sample):
     rates = torch.tensor([0.7, 50.0], dtype=F64, requires_grad=True)
     start = torch.tensor([[1.0], [0.4]], dtype=F64, requires_grad=True)
-    field = SplitField(lambda t, y: -rates[0] * y**2, lambda t, y: -rates[1] * (y + 0.1 * torch.sin(y) - torch.cos(t).reshape(-1, 1)))
+    field = SplitField(
+        lambda t, y: -rates[0] * y**2, lambda t, y: -rates[1] * (y + 0.1 * torch.sin(y) - torch.cos(t).reshape(-1, 1))
+    )
 
     def loss():
         solver = Adaptive(
@@ -98,7 +102,9 @@ def test_gradient_is_that_of_the_steps_taken(per_sample):
                 with torch.no_grad():
                     values.append(float(loss()))
                 flat[i] -= sign * step
-            assert float(gradient.view(-1)[i]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5, abs=1e-8)
+            assert float(gradient.view(-1)[i]) == pytest.approx(
+                (values[0] - values[1]) / (2 * step), rel=1e-5, abs=1e-8
+            )
 
 
 def test_a_field_that_is_not_split_is_refused():
@@ -112,7 +118,9 @@ def test_other_solvers_take_the_sum():
 
 
 def test_trees_are_summed_leaf_by_leaf():
-    field = SplitField(lambda t, y: {"a": -y["a"], "b": y["a"].sum()[None]}, lambda t, y: {"a": t * y["a"], "b": -9 * y["b"]})
+    field = SplitField(
+        lambda t, y: {"a": -y["a"], "b": y["a"].sum()[None]}, lambda t, y: {"a": t * y["a"], "b": -9 * y["b"]}
+    )
     y0 = {"a": torch.ones(2, dtype=F64), "b": torch.zeros(1, dtype=F64)}
     ours, expected = (solve(field, y0, (0.0, 1.0), solver=s, rtol=1e-8, atol=1e-10).ys for s in ("kencarp5", "dopri8"))
     assert torch.allclose(ours["b"][-1], expected["b"][-1], rtol=1e-6)

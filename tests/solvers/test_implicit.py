@@ -10,7 +10,15 @@ import torch
 
 from odenets import solve
 from odenets.solvers import (
-    IMPLICIT_TABLEAUS, Adaptive, FixedPoint, FixedStep, InputError, Newton, NewtonKrylov, SolveError, Status,
+    IMPLICIT_TABLEAUS,
+    Adaptive,
+    FixedPoint,
+    FixedStep,
+    InputError,
+    Newton,
+    NewtonKrylov,
+    SolveError,
+    Status,
 )  # fmt: skip
 from odenets.solvers.methods import IMPLICIT_METHODS, one_step_method
 from odenets.solvers.solver import ADAPTIVE_METHODS

@@ -59,7 +59,9 @@ def test_order_five_on_a_nonautonomous_dae(solver, numbers):
     assert -np.polyfit(np.log(numbers), np.log(errors), 1)[0] == pytest.approx(5, abs=0.35)
 
 
-@pytest.mark.parametrize("solver", [FixedStep("rodas5p", steps=7), FixedStep("radauIIA5", steps=7), Adaptive("radauIIA5")])
+@pytest.mark.parametrize(
+    "solver", [FixedStep("rodas5p", steps=7), FixedStep("radauIIA5", steps=7), Adaptive("radauIIA5")]
+)
 def test_a_regular_mass_matrix_gives_the_steps_of_the_explicit_form(solver):
     """These methods, their error estimates included, are invariant under multiplication of the system by a matrix."""
     mass = torch.tensor([[2.0, 1.0], [0.3, 1.5]], dtype=F64)
@@ -113,7 +115,9 @@ def test_gradients_reach_the_mass_matrix_and_the_start(method):
     with torch.no_grad():
         e = 1e-6
         top = torch.tensor([[e, 0.0], [0.0, 0.0]], dtype=F64)
-        assert float(gradients[0][0, 0]) == pytest.approx(float(loss(mass + top, x0) - loss(mass - top, x0)) / (2 * e), rel=1e-7)
+        assert float(gradients[0][0, 0]) == pytest.approx(
+            float(loss(mass + top, x0) - loss(mass - top, x0)) / (2 * e), rel=1e-7
+        )
         assert float(gradients[1]) == pytest.approx(float(loss(mass, x0 + e) - loss(mass, x0 - e)) / (2 * e), rel=1e-7)
 
 

@@ -33,7 +33,6 @@ def test_each_sample_is_solved_as_if_alone(method, direction, starts):
     ts = direction * torch.linspace(0, 3, 8, dtype=F64)
     tol = 1e-4 if TABLEAUS[method].order < 3 else 1e-6
 
-
     def field(t, y):  # attracting in the direction walked
         return direction * van_der_pol(t, y)
 

@@ -160,7 +160,9 @@ def test_gradient_is_that_of_the_discrete_steps(per_sample):
                 with torch.no_grad():
                     values.append(float(loss()))
                 flat[i] -= sign * step
-            assert float(gradient.view(-1)[i]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-6, abs=1e-9)
+            assert float(gradient.view(-1)[i]) == pytest.approx(
+                (values[0] - values[1]) / (2 * step), rel=1e-6, abs=1e-9
+            )
 
 
 def test_gradient_with_respect_to_times():

@@ -74,7 +74,9 @@ def test_large_states_take_their_gradient_without_a_matrix(monkeypatch):
 
 def test_tuples_and_single_precision():
     a = torch.tensor(3.0, requires_grad=True)
-    found = steady_state(lambda t, x, s: (a - x[0], s * x[0] - x[1]), (torch.zeros(2), torch.zeros(2)), tolerance=1e-5, args=(2.0,))
+    found = steady_state(
+        lambda t, x, s: (a - x[0], s * x[0] - x[1]), (torch.zeros(2), torch.zeros(2)), tolerance=1e-5, args=(2.0,)
+    )
     assert found.y[1].dtype == torch.float32
     assert torch.allclose(found.y[1], torch.full((2,), 6.0))
     assert torch.autograd.grad(found.y[1].sum(), a)[0].item() == pytest.approx(4.0)

@@ -84,7 +84,9 @@ def test_it_goes_with_a_stiffness_that_comes_and_goes():
     assert share(12, 15) == 0
     changes = sum(a[1] != b[1] for a, b in zip(steps, steps[1:]))
     assert changes == 2
-    exact = solve(field, torch.zeros(1, dtype=F64), (0.0, 15.0), solver=Adaptive("rodas5p", 1e-9, 1e-11, jump_t=[5.0, 10.0]))
+    exact = solve(
+        field, torch.zeros(1, dtype=F64), (0.0, 15.0), solver=Adaptive("rodas5p", 1e-9, 1e-11, jump_t=[5.0, 10.0])
+    )
     assert float(integrator.y) == pytest.approx(float(exact.ys[-1]), rel=1e-4)
 
 

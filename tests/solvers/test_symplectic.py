@@ -70,7 +70,9 @@ def measured_order(name, length, ns=(20, 28, 40)):
     for n in ns:
         grid = torch.linspace(0, 1, n + 1, dtype=F64)
         ts = length * (grid + 0.02 * torch.sin(2 * math.pi * grid))
-        errors.append(float((solve(MANUFACTURED, exact(ts[0]), ts, solver=FixedStep(name)).ys - exact(ts)).norm() / n**0.5))
+        errors.append(
+            float((solve(MANUFACTURED, exact(ts[0]), ts, solver=FixedStep(name)).ys - exact(ts)).norm() / n**0.5)
+        )
     assert errors[-1] > 1e-13, "below rounding: take fewer steps"
     return -np.polyfit(np.log(ns), np.log(errors), 1)[0]
 

@@ -158,8 +158,13 @@ def _adaptive(method: str, rtol: Any, atol: Any, options: dict[str, Any]) -> Ada
         rtol,
         atol,
         controller=PIDController(
-            0.0, 1.0, 0.0, shrink_accepted=False,
-            safety=number("safety", 0.9), factor_min=number("dfactor", 0.2), factor_max=number("ifactor", 10.0)
+            0.0,
+            1.0,
+            0.0,
+            shrink_accepted=False,
+            safety=number("safety", 0.9),
+            factor_min=number("dfactor", 0.2),
+            factor_max=number("ifactor", 10.0),
         ),
         first_step=None if options.get("first_step") is None else number("first_step", 0.0),
         min_step=number("min_step", 0.0),

@@ -25,9 +25,9 @@ from torch.utils import _pytree as pytree
 
 from ..errors import InputError, SolveError
 from ..integrator import Integrator
+from ..methods import ONE_STEP
 from ..norms import Norm, largest_rms_norm, state_norm
 from ..solution import Solution, Stats
-from ..methods import ONE_STEP
 from ..solver import WALKERS, Torchdiffeq
 from ..state import StateLayout
 from .backward_pass import BackwardPass, WithState, explicit_tableau
@@ -295,7 +295,9 @@ class _StateAndAdjoint:
         slope = self.whole.function(t.detach(), y)
         pulled = None
         if slope.requires_grad:
-            (pulled,) = torch.autograd.grad(slope, y, adj_y, allow_unused=True, create_graph=core.requires_grad, retain_graph=True)
+            (pulled,) = torch.autograd.grad(
+                slope, y, adj_y, allow_unused=True, create_graph=core.requires_grad, retain_graph=True
+            )
         return torch.stack((slope, -(torch.zeros_like(y) if pulled is None else pulled)), dim=self.along)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,7 +90,9 @@ class Gradient(ABC):
 
 
 def stats_of(flat: FlatField, integrator: Integrator) -> Stats:
-    return Stats(flat.nfe, integrator.accepted, integrator.rejected, **implicit_work(getattr(integrator, "bound", None)))
+    return Stats(
+        flat.nfe, integrator.accepted, integrator.rejected, **implicit_work(getattr(integrator, "bound", None))
+    )
 
 
 def implicit_work(bound: BoundMethod | None) -> dict[str, int]:

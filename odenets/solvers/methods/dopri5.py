@@ -1,7 +1,8 @@
 """Dormand and Prince's pair of order 5(4), first same as last (J. Comp. Appl. Math. 6, 1980; HNW section II.5).
 
 The error weights are Dormand and Prince's (as in HNW, MATLAB and scipy); torchdiffeq's are another pair of Shampine's,
-with which it takes steps some 8% longer at the same tolerance. Dense output of order 4: Shampine's quartic through a fourth-order midpoint (Math. Comp. 46, 1986).
+with which it takes steps some 8% longer at the same tolerance. Dense output of order 4: Shampine's quartic through a
+fourth-order midpoint (Math. Comp. 46, 1986).
 """
 
 from ..tableau import ButcherTableau, quartic_from_midpoint

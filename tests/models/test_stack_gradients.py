@@ -197,7 +197,7 @@ class Normed(nn.Module):
         (Reversible(), b.Momentum),
         (Downdate(), lambda f: b.Delta(f, DIM)),
     ],
-    ids=str,
+    ids=["checkpoint", "recursive", "reversible", "downdate"],
 )
 def test_running_statistics_are_updated_once(gradient, block):
     found = []

@@ -37,7 +37,8 @@ def odeint(
         rtol, atol: tolerances of the adaptive methods; for a tuple state also one per tensor.
         method: dopri5 (default), dopri8, tsit5, bosh3, fehlberg2, adaptive_heun, euler, midpoint, heun2, heun3,
             ralston, rk4 (the 3/8 rule, as in torchdiffeq), rk4_classic, explicit_adams, implicit_adams, implicit_euler,
-            implicit_midpoint, trapezoid, gl4, gl6, radauIIA3, radauIIA5, sdirk2, trbdf2, kvaerno3, kvaerno4, kvaerno5 (adaptive), scipy_solver.
+            implicit_midpoint, trapezoid, gl4, gl6, radauIIA3, radauIIA5, sdirk2, trbdf2, kvaerno3, kvaerno4,
+            kvaerno5 (adaptive), scipy_solver.
         options: adaptive: first_step, min_step, max_step, step_t, jump_t, safety, ifactor, dfactor, max_num_steps,
             norm, dtype. Fixed: step_size, grid_constructor, interp ("linear" or "cubic"), perturb; Adams also
             max_order, max_iters; the implicit methods max_iters. scipy_solver: solver, min_step, max_step.

@@ -28,7 +28,7 @@ from .one_step import Accuracy, BoundMethod
 from .split_field import SplitField
 from .stages import StageEquations
 from .step import Field, StepSize, Trial, add_scaled, weighted_sum
-from .tableau import Row
+from .tableau import Row, hermite_rows
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,7 @@ class AdditiveTableau:
 
     @cached_property
     def hermite(self) -> np.ndarray:
-        rows = np.zeros((self.stages + 1, 3))
-        rows[:-1] = np.outer(self.b, [0.0, 3.0, -2.0])
-        rows[0] += [1.0, -2.0, 1.0]
-        rows[-1] += [0.0, -1.0, 1.0]
-        return rows
+        return hermite_rows((*self.b, 0.0))
 
     @cached_property
     def linear(self) -> np.ndarray:
@@ -100,18 +96,6 @@ class AdditiveTableau:
 
     def bind(self, field: Field, accuracy: Accuracy) -> BoundMethod:
         return Additive(self, field, accuracy)
-
-
-class _Part(FlatField):
-    """One part of a split field; its calls count as the whole field's."""
-
-    def __init__(self, func: Callable, whole: FlatField) -> None:
-        super().__init__(func, whole.layout, whole.args)
-        self.whole = whole
-
-    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        self.whole.nfe += 1
-        return self.evaluate(t, y)
 
 
 class Additive(BoundMethod):
@@ -130,7 +114,7 @@ class Additive(BoundMethod):
             )
         assert isinstance(field, FlatField)
         self.tableau, self.per_sample = tableau, accuracy.per_sample
-        self.explicit, self.implicit = _Part(split.explicit, field), _Part(split.implicit, field)
+        self.explicit, self.implicit = field.part(split.explicit), field.part(split.implicit)
         self.matrix = np.array([[tableau.gamma]])
         self.solver = tableau.nonlinear.bind(self.implicit, accuracy, self.matrix)
         self.guesses = [extrapolation(np.array(tableau.c), i) for i in range(tableau.stages)]

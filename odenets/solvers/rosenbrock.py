@@ -28,7 +28,7 @@ from .linear import ShiftedLU, moving, over_systems
 from .one_step import Accuracy, BoundMethod
 from .slopes import Slopes
 from .step import Field, StepSize, Trial, add_scaled, weighted_sum
-from .tableau import Row
+from .tableau import Row, hermite_rows
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,7 @@ class RosenbrockTableau:
 
     @cached_property
     def hermite(self) -> np.ndarray:
-        rows = np.zeros((2 + self.stages, 3))
-        rows[1:-1] = np.outer(self.b, [0.0, 3.0, -2.0])
-        rows[0], rows[-1] = [1.0, -2.0, 1.0], [0.0, -1.0, 1.0]
-        return rows
+        return hermite_rows((0.0, *self.b, 0.0))
 
     @cached_property
     def linear(self) -> np.ndarray:

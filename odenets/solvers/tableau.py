@@ -73,16 +73,8 @@ class ButcherTableau:
 
     @cached_property
     def hermite(self) -> np.ndarray:
-        """Cubic Hermite interpolant as coefficients over the stages and f(t+h, y+): [s + (not fsal), 3].
-
-        With y+ = y + h sum b_i k_i: b_i(theta) = (3 theta^2 - 2 theta^3) b_i + (theta - 2 theta^2 + theta^3) [i = 1]
-        + (theta^3 - theta^2) [i = last].
-        """
-        rows = np.zeros((self.stages + (not self.fsal), 3))
-        rows[: self.stages] += np.outer(self.b, [0.0, 3.0, -2.0])
-        rows[0] += [1.0, -2.0, 1.0]
-        rows[-1] += [0.0, -1.0, 1.0]
-        return rows
+        """Cubic Hermite interpolant as coefficients over the stages and f(t+h, y+): [s + (not fsal), 3]."""
+        return hermite_rows(self.b if self.fsal else (*self.b, 0.0))
 
     @cached_property
     def linear(self) -> np.ndarray:
@@ -104,6 +96,18 @@ class ButcherTableau:
         z = np.asarray(z, dtype=complex)
         system = np.eye(self.stages) - z[..., None, None] * self.matrix
         return np.linalg.solve(system, np.ones((*z.shape, self.stages, 1)))[..., 0] @ np.array(self.b)
+
+
+def hermite_rows(b: Row) -> np.ndarray:
+    """Cubic Hermite interpolant over stages of which the first is f at the start and the last f at the end: [s, 3].
+
+    With y+ = y + h sum b_i k_i: b_i(theta) = (3 theta^2 - 2 theta^3) b_i + (theta - 2 theta^2 + theta^3) [i = 1]
+    + (theta^3 - theta^2) [i = s].
+    """
+    rows = np.outer(b, [0.0, 3.0, -2.0])
+    rows[0] += [1.0, -2.0, 1.0]
+    rows[-1] += [0.0, -1.0, 1.0]
+    return rows
 
 
 def quartic_from_midpoint(b: Row, b_middle: Row) -> tuple[Row, ...]:

@@ -5,7 +5,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from odenets.solvers.separable_field import SeparableHamiltonian, energy_gradient
+from odenets.solvers.structured.separable_field import SeparableHamiltonian, energy_gradient
 
 
 class HamiltonianField(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from odenets.flows.scheme import Scheme, check_square
-from odenets.solvers.phi import at_least_single, phi
+from odenets.solvers.structured.phi import at_least_single, phi
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from odenets.flows import stability
 from odenets.flows.scheme import Scheme, check_square
 from odenets.solvers import ButcherTableau
-from odenets.solvers.phi import at_least_single
+from odenets.solvers.structured.phi import at_least_single
 
 Coefficients = tuple[float, ...]
 _ZERO = 1e-14  # what irrational tableaus leave of coefficients that vanish

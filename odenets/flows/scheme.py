@@ -7,7 +7,7 @@ from typing import overload
 
 from torch import Tensor
 
-from odenets.solvers.phi import at_least_single
+from odenets.solvers.structured.phi import at_least_single
 
 
 class Scheme(ABC):

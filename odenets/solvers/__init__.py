@@ -1,9 +1,9 @@
 """Numerical integration of vector fields `f(t, x)`: methods, step size control, dense output, gradients.
 
-Read in this order: `tableau` and `methods/` (a method is data), `step` (one step, pure), `controller`, `integrator`
-with `adaptive` and `fixed` (the loops), `masked` and `per_sample` (a clock per sample), `solver` (settings as data),
-`exponential` and `splitting` (methods for fields with structure), `solve`, `steady_state`, `gradients/`, `dropin/`
-(torchdiffeq's interface).
+Read in this order: `tableau` and `methods/` (a method is data), `one_step` (what every method offers the loops), `step`
+(an explicit step, pure), `controller`, `integrator` with `adaptive` and `fixed` (the loops), `masked` and `per_sample`
+(a clock per sample), `solver` (settings as data), `solve`; then the families: `implicit/`, `structured/` (exponential,
+splitting, reversible), `events/`, `gradients/`, `steady_state`, and `dropin/` (torchdiffeq's interface).
 """
 
 if __name__ != "odenets.solvers":
@@ -12,19 +12,19 @@ if __name__ != "odenets.solvers":
 from .controller import PIDController
 from .dropin import odeint, odeint_adjoint, odeint_dense, odeint_event
 from .errors import InputError, SolveError, Status
-from .events import Event, EventRecord
-from .fixed_point import FixedPoint
+from .events.event import Event, EventRecord
 from .gradients import GRADIENTS, Gradient, resolve_gradient
-from .mass_matrix import MassMatrix, consistent_start
+from .implicit.fixed_point import FixedPoint
+from .implicit.mass_matrix import MassMatrix, consistent_start
+from .implicit.newton import Newton, NewtonKrylov
+from .implicit.split_field import SplitField
 from .methods import IMPLICIT_TABLEAUS, TABLEAUS, Reversible
-from .newton import Newton, NewtonKrylov
-from .semilinear_field import SemilinearField
-from .separable_field import SeparableField, SeparableHamiltonian
 from .solution import Solution, Stats
 from .solve import solve
 from .solver import METHODS, Adams, Adaptive, FixedStep, Scipy, Solver, Torchdiffeq, resolve_solver
-from .split_field import SplitField
 from .steady_state import SteadyState, steady_state
+from .structured.semilinear_field import SemilinearField
+from .structured.separable_field import SeparableField, SeparableHamiltonian
 from .tableau import ButcherTableau
 
 __all__ = [

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .errors import Status
-from .event_solve import PerSampleEvents
-from .events import EventWatch
+from .events.event import EventWatch
+from .events.stepping import PerSampleEvents
 from .initial_step import initial_step
 from .masked import RUNNING, Clock, MaskedStep, Stepper
 from .step import over_state

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from .errors import SolveError, Status
-from .events import EventRecord
+from .events.event import EventRecord
 
 
 @dataclass

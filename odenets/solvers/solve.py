@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .event_segments import solve_by_segments
-from .events import Event
+from .events.event import Event
+from .events.segments import solve_by_segments
 from .field import FlatField
 from .gradients import Gradient, SolveProblem, resolve_gradient
-from .mass_matrix import MassMatrix, check_start
+from .implicit.mass_matrix import MassMatrix, check_start
 from .methods import ONE_STEP
 from .solution import Solution
 from .solver import Adaptive, FixedStep, Scipy, Solver, Torchdiffeq, resolve_solver, tolerance

@@ -20,22 +20,22 @@ from torch import Tensor
 
 from .adams import DEFAULT_ORDER, AdamsIntegrator
 from .adaptive import AdaptiveIntegrator
-from .bdf import BDFIntegrator
 from .controller import PIDController
 from .errors import InputError
 from .external import ScipyIntegrator, TorchdiffeqIntegrator
 from .field import FlatField
 from .fixed import FixedIntegrator
+from .implicit.bdf import BDFIntegrator
+from .implicit.nonlinear import Nonlinear
+from .implicit.switching import SwitchingIntegrator
 from .integrator import Callbacks, Integrator
 from .masked import Stepper
 from .methods import ONE_STEP, one_step_method
 from .methods.auto_tsit5_rodas5p import AUTO_TSIT5_RODAS5P
 from .methods.rk4 import RK4_38
-from .nonlinear import Nonlinear
 from .norms import Norm, rms_norm_per_sample, state_norm
 from .one_step import Accuracy, Method
 from .state import StateLayout
-from .switching import SwitchingIntegrator
 
 ADAMS_METHODS = tuple(DEFAULT_ORDER)
 # methods with an adaptive integrator of their own

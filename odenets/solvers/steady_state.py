@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from .errors import InputError, SolveError, Status
 from .field import FlatField
-from .linear import Linearisation, ShiftedLU, gmres
+from .implicit.linear import Linearisation, ShiftedLU, gmres
 from .solution import Stats
 from .solver import Solver, resolve_solver
 from .state import StateLayout

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from odenets.solvers import METHODS
-from odenets.solvers.imex import AdditiveTableau
+from odenets.solvers.implicit.imex import AdditiveTableau
 from odenets.solvers.methods import ONE_STEP
 from odenets.solvers.solver import WALKERS
-from odenets.solvers.structured import StructuredMethod
+from odenets.solvers.structured.method import StructuredMethod
 
 # methods that integrate any field and can also take steps of a given size; the others have tests of their own
 SPECIAL = (StructuredMethod, AdditiveTableau)

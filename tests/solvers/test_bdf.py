@@ -11,8 +11,8 @@ from scipy.integrate import solve_ivp
 
 from odenets import solve
 from odenets.solvers import Adaptive, InputError, Status
-from odenets.solvers.bdf import MAX_ORDER, BDFIntegrator, polynomial, regridded
 from odenets.solvers.field import FlatField
+from odenets.solvers.implicit.bdf import MAX_ORDER, BDFIntegrator, polynomial, regridded
 from odenets.solvers.state import StateLayout
 
 from .fields import COUPLED_START, coupled, coupled_exact

@@ -234,7 +234,7 @@ def test_steps_run_again_give_the_same_gradient(gradient):
 
 
 def test_phi_functions_are_computed_once_per_step_size(monkeypatch):
-    from odenets.solvers import exponential
+    from odenets.solvers.structured import exponential
 
     calls = []
     original = exponential.phi_matrices

@@ -10,7 +10,7 @@ import torch
 
 from odenets import solve
 from odenets.solvers import Adaptive, FixedStep, InputError, SplitField, Status
-from odenets.solvers.newton import Newton
+from odenets.solvers.implicit.newton import Newton
 
 from .fields import COUPLED_START, coupled, coupled_exact
 

@@ -201,7 +201,7 @@ def test_the_drop_in_adjoint_walks_back_with_implicit_methods(method):
 
 def test_jacobians_of_the_adjoint_are_those_of_one_sample_however_many_parameters():
     """Three samples of two states, 36 parameters: matrices are 4 by 4, one per sample."""
-    from odenets.solvers.linear import Linearisation
+    from odenets.solvers.implicit.linear import Linearisation
 
     field, seen = StiffNet(), []
     matrix = Linearisation.matrix

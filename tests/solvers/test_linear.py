@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from odenets.solvers.linear import Linearisation, ShiftedLU, gmres, jacobian
+from odenets.solvers.implicit.linear import Linearisation, ShiftedLU, gmres, jacobian
 
 F64 = torch.float64
 

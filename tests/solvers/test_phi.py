@@ -8,7 +8,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from odenets.solvers.phi import phi, phi_functions, phi_matrices
+from odenets.solvers.structured.phi import phi, phi_functions, phi_matrices
 
 COUNT = 4
 DIRECTIONS = {"negative": -1, "imaginary": 1j, "oblique": -0.6 + 0.8j, "positive": 1}

@@ -10,7 +10,7 @@ import torch
 
 from odenets import solve
 from odenets.solvers import Adaptive, FixedStep, InputError, Status
-from odenets.solvers.slopes import Slopes
+from odenets.solvers.implicit.slopes import Slopes
 
 from .fields import COUPLED_START, coupled, coupled_exact
 from .stiff import STIFF, prothero_robinson, relative_error, robertson

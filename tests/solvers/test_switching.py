@@ -11,9 +11,9 @@ import torch
 from odenets import solve
 from odenets.solvers import TABLEAUS, Adaptive
 from odenets.solvers.field import FlatField
+from odenets.solvers.implicit.switching import SwitchingIntegrator
 from odenets.solvers.methods.auto_tsit5_rodas5p import AUTO_TSIT5_RODAS5P
 from odenets.solvers.state import StateLayout
-from odenets.solvers.switching import SwitchingIntegrator
 
 from .stiff import STIFF, relative_error
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import SolveError
+from ..events.roots import rate_along, shift
 from ..fixed import FixedIntegrator
 from ..integrator import Integrator
-from ..roots import rate_along, shift
 from ..state import StateLayout
 
 FlatEvent = Callable[[Tensor, Tensor], Tensor]

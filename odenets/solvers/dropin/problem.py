@@ -14,9 +14,9 @@ from ..controller import PIDController
 from ..errors import InputError, InputTypeError
 from ..field import FlatField
 from ..gradients.base import smallest
+from ..implicit.newton import Newton
 from ..integrator import Callbacks
 from ..methods import IMPLICIT_METHODS
-from ..newton import Newton
 from ..norms import Norm, state_norm
 from ..solver import ADAPTIVE_METHODS, Adams, Adaptive, FixedStep, Scipy, Solver
 from ..state import StateLayout

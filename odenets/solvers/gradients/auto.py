@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..event_segments import solve_by_segments
+from ..events.segments import solve_by_segments
 from ..one_step import ExplicitRungeKutta
 from ..solution import Solution
 from .autograd import Autograd

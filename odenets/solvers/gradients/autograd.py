@@ -13,8 +13,8 @@ from torch import nn
 
 from ..dense import DenseOutput, PerSampleDense
 from ..errors import InputError, Status
-from ..event_solve import watch_steps
-from ..events import EventWatch
+from ..events.event import EventWatch
+from ..events.stepping import watch_steps
 from ..integrator import Step
 from ..per_sample import accepted_states, failure_message, integrate_per_sample
 from ..solution import Solution, Stats

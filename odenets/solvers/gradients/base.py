@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, Status
-from ..events import Event
+from ..events.event import Event
 from ..field import FlatField
 from ..fixed import FixedIntegrator
 from ..integrator import Integrator

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..reversible import AffinePart, BoundReversible, Pair
-from ..splitting import BoundSplitting
 from ..step import weighted_sum
+from ..structured.reversible import AffinePart, BoundReversible, Pair
+from ..structured.splitting import BoundSplitting
 from .base import SolveProblem
 from .recomputed import Recomputed, Sweep
 from .record import State

@@ -7,7 +7,7 @@ everything that the fixed and adaptive integrators take.
 import re
 
 from ..errors import InputError
-from ..implicit import ImplicitRungeKutta
+from ..implicit.runge_kutta import ImplicitRungeKutta
 from ..one_step import Method
 from ..tableau import ButcherTableau
 from .adaptive_heun import ADAPTIVE_HEUN

@@ -1,6 +1,6 @@
 """tsit5 where the problem is not stiff, rodas5p where it is, chosen on the way; see `Switching`."""
 
-from ..switching import Switching
+from ..implicit.switching import Switching
 from .rodas5p import RODAS5P
 from .tsit5 import TSIT5
 

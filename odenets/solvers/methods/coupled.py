@@ -26,8 +26,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..one_step import Accuracy
-from ..reversible import BoundReversible, Evaluate, Pair, require_one_clock
 from ..step import Field, StepSize, Trial, add_scaled, weighted_sum
+from ..structured.reversible import BoundReversible, Evaluate, Pair, require_one_clock
 from ..tableau import ButcherTableau
 
 

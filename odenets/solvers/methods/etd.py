@@ -5,7 +5,7 @@ Ostermann, "Explicit exponential Runge-Kutta methods for semilinear parabolic pr
 1069-1090. A term (factor, k, c) is factor phi_k(c h L).
 """
 
-from ..exponential import ExponentialRungeKutta
+from ..structured.exponential import ExponentialRungeKutta
 
 HALF = 0.5
 

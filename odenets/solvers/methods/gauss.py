@@ -5,7 +5,7 @@ Hairer, Wanner II, section IV.5, tables 5.1 and 5.2. The implicit midpoint rule 
 
 from math import sqrt
 
-from ..collocation import collocation_polynomial
+from ..implicit.collocation import collocation_polynomial
 from ..tableau import ButcherTableau
 
 IMPLICIT_MIDPOINT = ButcherTableau("implicit_midpoint", 2, a=((1 / 2,),), b=(1.0,), c=(1 / 2,))

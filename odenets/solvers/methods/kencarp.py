@@ -6,7 +6,7 @@ orders 2, 3 and 3. The implicit tableaus are L-stable and stiffly accurate with 
 of a pair have the same weights and nodes.
 """
 
-from ..imex import AdditiveTableau
+from ..implicit.imex import AdditiveTableau
 
 _GAMMA3 = 1767732205903 / 4055673282236
 _B3 = (1471266399579 / 7840856788654, -4482444167858 / 7529755066697, 11266239266428 / 11593286722821, _GAMMA3)

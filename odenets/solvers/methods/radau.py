@@ -8,7 +8,7 @@ from math import sqrt
 
 import numpy as np
 
-from ..collocation import collocation_polynomial
+from ..implicit.collocation import collocation_polynomial
 from ..tableau import ButcherTableau
 
 RADAU_IIA3 = ButcherTableau("radauIIA3", 3, a=((5 / 12, -1 / 12), (3 / 4, 1 / 4)), b=(3 / 4, 1 / 4), c=(1 / 3, 1.0))

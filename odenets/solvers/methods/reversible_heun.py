@@ -18,8 +18,8 @@ import numpy as np
 from torch import Tensor
 
 from ..one_step import Accuracy
-from ..reversible import BoundReversible, Evaluate, Pair, require_one_clock
 from ..step import Field, StepSize, Trial, add_scaled
+from ..structured.reversible import BoundReversible, Evaluate, Pair, require_one_clock
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Jacobian and a vector (HW II, section IV.7). Against Rodas5 its order drops less
 output has order 4.
 """
 
-from ..rosenbrock import RosenbrockTableau
+from ..implicit.rosenbrock import RosenbrockTableau
 
 _LAST = (
     -7.502846399306121,

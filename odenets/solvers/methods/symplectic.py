@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from ..splitting import Splitting
+from ..structured.splitting import Splitting
 
 # HLW section I.1.2, eq. 1.9; the second is its adjoint
 SYMPLECTIC_EULER = Splitting("symplectic_euler", order=1, kicks=(1.0,), drifts=(1.0,))

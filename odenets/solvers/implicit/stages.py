@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..step import Field, StepSize
 from .linear import Linearisation, moving, over_systems
-from .step import Field, StepSize
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .adaptive import AdaptiveIntegrator
-from .integrator import Step
-from .one_step import Accuracy, Method, bind
+from ..adaptive import AdaptiveIntegrator
+from ..integrator import Step
+from ..one_step import Accuracy, Method, bind
+from ..step import Field, add_scaled, weighted_sum
+from ..tableau import ButcherTableau
 from .rosenbrock import Rosenbrock, RosenbrockTableau
-from .step import Field, add_scaled, weighted_sum
-from .tableau import ButcherTableau
 
 
 @dataclass(frozen=True)

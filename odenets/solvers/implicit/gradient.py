@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from ..errors import InputError
 from .linear import Linearisation, gmres
 from .nonlinear import StageSolver
 from .stages import StageEquations, by_stage, by_system

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import InputError
-from .one_step import Accuracy
+from ..errors import InputError
+from ..one_step import Accuracy
+from ..step import Field, StepSize, Trial
+from .method import BoundStructured, StructuredMethod
 from .phi import phi_functions, phi_matrices
 from .semilinear_field import apply
-from .step import Field, StepSize, Trial
-from .structured import BoundStructured, StructuredMethod
 
 Weight = tuple[tuple[float, int, float], ...]
 Row = tuple[Weight, ...]

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import InputError
-from .one_step import Accuracy
+from ..errors import InputError
+from ..one_step import Accuracy
+from ..step import Field, StepSize, Trial, add_scaled
+from .method import BoundStructured, StructuredMethod
 from .separable_field import halves
-from .step import Field, StepSize, Trial, add_scaled
-from .structured import BoundStructured, StructuredMethod
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..one_step import Accuracy
+from ..step import Field, StepSize
 from .linear import ShiftedLU, gmres, moving, over_systems
 from .nonlinear import Nonlinear, Solved, StageSolver, bookkeeping_shape, where_samples
-from .one_step import Accuracy
 from .stages import StageEquations, by_stage, by_system
-from .step import Field, StepSize
 
 _SLOW = 1e-3  # rates above that call for a new Jacobian (HW II, IV.8)
 

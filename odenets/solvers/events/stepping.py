@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .errors import Status
-from .events import Event, EventWatch, Stretch
-from .field import FlatField
-from .integrator import CutStep, Integrator, Step
-from .masked import RUNNING, Clock, MaskedStep, Stepper
-from .step import over_state
+from ..errors import Status
+from ..field import FlatField
+from ..integrator import CutStep, Integrator, Step
+from ..masked import RUNNING, Clock, MaskedStep, Stepper
+from ..step import over_state
+from .event import Event, EventWatch, Stretch
 
 
 def watch_steps(integrator: Integrator, flat: FlatField, events: Sequence[Event]) -> EventWatch:

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import InputError
-from .field import FlatField
+from ..errors import InputError
+from ..field import FlatField
+from ..step import over_state
 from .roots import find_root, implicit_time, rate_along
-from .step import over_state
 
 _TINY = 1e-300
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
-from .integrator import Step
-from .one_step import Accuracy, BoundMethod
-from .step import Field, carries_derivative, stage_times
+from ..errors import InputError
+from ..integrator import Step
+from ..one_step import Accuracy, BoundMethod
+from ..step import Field, carries_derivative, stage_times
 
 
 class StructuredMethod(ABC):

@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .adaptive import AdaptiveIntegrator, next_after
-from .errors import Status
-from .implicit_gradient import attached
-from .integrator import Step
+from ..adaptive import AdaptiveIntegrator, next_after
+from ..errors import Status
+from ..integrator import Step
+from ..one_step import Accuracy
+from ..step import Field, StepSize, error_ratio, stage_times, weighted_sum
+from .gradient import attached
 from .newton import Newton, NewtonSolver
-from .one_step import Accuracy
 from .stages import StageEquations
-from .step import Field, StepSize, error_ratio, stage_times, weighted_sum
 
 MAX_ORDER = 5
 _KAPPA = np.array([0.0, -0.1850, -1 / 9, -0.0823, -0.0415, 0.0])

@@ -18,17 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
-from .field import FlatField
-from .implicit import extrapolation
-from .implicit_gradient import attached
+from ..errors import InputError
+from ..field import FlatField
+from ..one_step import Accuracy, BoundMethod
+from ..step import Field, StepSize, Trial, add_scaled, weighted_sum
+from ..tableau import Row, hermite_rows
+from .gradient import attached
 from .newton import Newton
 from .nonlinear import Nonlinear, Work
-from .one_step import Accuracy, BoundMethod
+from .runge_kutta import extrapolation
 from .split_field import SplitField
 from .stages import StageEquations
-from .step import Field, StepSize, Trial, add_scaled, weighted_sum
-from .tableau import Row, hermite_rows
 
 
 @dataclass(frozen=True)

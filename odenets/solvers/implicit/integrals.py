@@ -13,10 +13,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..norms import rms_norm
+from ..one_step import Accuracy, BoundMethod, Method
+from ..step import Field, StepSize, Trial, add_scaled, weighted_sum
 from .nonlinear import Work
-from .norms import rms_norm
-from .one_step import Accuracy, BoundMethod, Method
-from .step import Field, StepSize, Trial, add_scaled, weighted_sum
 
 
 class Core(Protocol):

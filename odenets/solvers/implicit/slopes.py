@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
+from ..step import Field, carries_derivative
 from .linear import Linearisation
-from .step import Field, carries_derivative
 
 _FEW = 16  # up to this size of a system, rows one by one are faster than setting up `vmap`
 

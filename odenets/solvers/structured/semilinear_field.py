@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .errors import InputError
+from ..errors import InputError
 
 
 class SemilinearField(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
-from .step import Field
+from ..step import Field
 
 _CHUNK = 2**24  # elements of the tangents that are pushed through the field at once
 

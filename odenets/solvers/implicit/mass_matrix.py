@@ -12,10 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError
-from .norms import rms_norm_per_sample
+from ..errors import InputError
+from ..norms import rms_norm_per_sample
+from ..step import Field
 from .slopes import Slopes
-from .step import Field
 
 
 class MassMatrix(nn.Module):

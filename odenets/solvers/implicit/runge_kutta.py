@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..one_step import Accuracy, BoundMethod
+from ..step import Field, StepSize, Trial, add_scaled, weighted_sum
+from ..tableau import ButcherTableau
 from .collocation import lagrange
-from .implicit_gradient import attached
+from .gradient import attached
 from .integrals import ImplicitWithIntegrals
 from .newton import Newton
 from .nonlinear import Nonlinear, Work
-from .one_step import Accuracy, BoundMethod
 from .stages import StageEquations
-from .step import Field, StepSize, Trial, add_scaled, weighted_sum
-from .tableau import ButcherTableau
 
 
 @dataclass(frozen=True)

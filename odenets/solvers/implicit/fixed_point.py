@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from ..errors import InputError
+from ..one_step import Accuracy
+from ..step import Field, StepSize
 from .nonlinear import Nonlinear, Solved, StageSolver, bookkeeping_shape, where_samples
-from .one_step import Accuracy
 from .stages import StageEquations, by_stage, by_system
-from .step import Field, StepSize
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
-from .one_step import Accuracy, BoundMethod
-from .step import Field, StepSize, Trial
+from ..errors import InputError
+from ..one_step import Accuracy, BoundMethod
+from ..step import Field, StepSize, Trial
 
 Pair = tuple[Tensor, ...]
 Evaluate = Callable[[int, Tensor], Tensor]

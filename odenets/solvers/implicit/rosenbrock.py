@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from ..errors import InputError
+from ..one_step import Accuracy, BoundMethod
+from ..step import Field, StepSize, Trial, add_scaled, weighted_sum
+from ..tableau import Row, hermite_rows
 from .linear import ShiftedLU, moving, over_systems
-from .one_step import Accuracy, BoundMethod
 from .slopes import Slopes
-from .step import Field, StepSize, Trial, add_scaled, weighted_sum
-from .tableau import Row, hermite_rows
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import InputError, Status
-from .event_solve import watch_steps
-from .events import Event, EventWatch
+from ..errors import InputError, Status
+from ..solution import Solution, Stats
+from ..solver import Adams, FixedStep, Solver
+from .event import Event, EventWatch
 from .roots import rate_along, shift
-from .solution import Solution, Stats
-from .solver import Adams, FixedStep, Solver
+from .stepping import watch_steps
 
 if TYPE_CHECKING:
-    from .gradients import Gradient, SolveProblem
+    from ..gradients import Gradient, SolveProblem
 
 
 class _Crossing(NamedTuple):

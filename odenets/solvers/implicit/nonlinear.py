@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from ..errors import InputError
+from ..one_step import Accuracy
+from ..step import Field, StepSize
 from .linear import Linearisation
-from .one_step import Accuracy
 from .stages import StageEquations
-from .step import Field, StepSize
 
 
 @dataclass

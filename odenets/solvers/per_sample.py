@@ -162,17 +162,19 @@ def accepted_states(steps: list[MaskedStep]) -> tuple[Tensor, Tensor, Tensor]:
     return ts.T, ys, count[-1] + 1
 
 
-def failure_message(clock: Clock, cause: str = "") -> str:
-    """One line on the samples that failed, with what else there is to say; empty if none did."""
-    failed = ((clock.status != int(Status.SUCCESS)) & (clock.status != int(Status.EVENT))).nonzero()[:, 0]
+def failure_message(status: Tensor, t: Tensor, cause: str = "") -> str:
+    """One line on the samples that failed, from statuses and times [batch], with what else there is to say; empty if
+    none did.
+    """
+    failed = ((status != int(Status.SUCCESS)) & (status != int(Status.EVENT))).nonzero()[:, 0]
     if not len(failed):
         return ""
     parts = []
-    for code in clock.status[failed].unique().tolist():
-        samples = (clock.status == code).nonzero()[:, 0]
+    for code in status[failed].unique().tolist():
+        samples = (status == code).nonzero()[:, 0]
         first = int(samples[0])
         parts.append(
-            f"{len(samples)} of {len(clock.status)} samples: {Status(code).meaning} "
-            f"(first: sample {first} at t = {float(clock.t[first]):.6g})"
+            f"{len(samples)} of {len(status)} samples: {Status(code).meaning} "
+            f"(first: sample {first} at t = {float(t[first]):.6g})"
         )
     return "; ".join([*parts, *[cause] * bool(cause)])

@@ -33,6 +33,7 @@ def solve(
     dense: bool = False,
     events: Sequence[Event] = (),
     throw: bool = True,
+    ensemble: bool | str = False,
     **settings: Any,
 ) -> Solution:
     """Solve dy/dt = field(t, y, *args), y(ts[0]) = y0.
@@ -56,6 +57,8 @@ def solve(
         events: crossings to record, to stop at or to jump at, see `Event`; they end up in `Solution.events`. With a
             terminal event, states at later times are NaN, and save_at="end" gives the state at the event.
         throw: raise when the solve fails; otherwise look at `Solution.status`.
+        ensemble: solve y0 [batch, *state] by one compiled program with a clock per trajectory, for small states and
+            large batches; "cpu" or "triton" to name what it is compiled for. See docs/ensembles.md.
         **settings: replace settings of the solver, e.g. rtol=1e-9, steps=20, per_sample=True.
 
     Returns:
@@ -65,7 +68,7 @@ def solve(
         InputError (a ValueError): for wrong shapes, times, names or combinations.
         SolveError: if the solve fails and throw is true; its `solution` holds what was computed.
     """
-    solver = resolve_solver(solver, **settings)
+    solver = resolve_solver(solver, **settings, **({"per_sample": True} if ensemble else {}))
     per_sample = isinstance(solver, Adaptive) and solver.per_sample
     layout = StateLayout.of(y0, batch_dims=int(per_sample))
     y = layout.flatten(y0)
@@ -73,7 +76,7 @@ def solve(
     flat = FlatField(field.field if isinstance(field, MassMatrix) else field, layout, args)
     if save_at not in ("ts", "steps", "end"):
         raise InputError(f"unknown save_at {save_at!r}: use ts, steps or end.")
-    method = resolve_gradient(gradient)
+    method = resolve_gradient("autograd" if ensemble and gradient == "forward" else gradient)
     alone = ts.shape[-1] == 1
     problem = SolveProblem(solver, flat, ts, y, _direction(ts), save_at, dense, params, events)
     method.check(problem)
@@ -86,7 +89,12 @@ def solve(
     if alone:
         return Solution(ts, layout.unflatten(y[None], (1,)))
     by_segments = problem.events and not method.takes_events
-    solution = solve_by_segments(method, problem) if by_segments else method.solve(problem)
+    if ensemble:
+        from .ensemble import solve_ensemble  # imports Triton where there is a GPU
+
+        solution = solve_ensemble(problem, method.name, "auto" if ensemble is True else ensemble)
+    else:
+        solution = solve_by_segments(method, problem) if by_segments else method.solve(problem)
     if save_at == "end":
         solution.ts, solution.ys = solution.ts[..., -1:], solution.ys[-1:]
     if throw and not solution.message and isinstance(solution.status, Tensor) and not solution.success:

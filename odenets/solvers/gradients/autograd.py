@@ -77,7 +77,7 @@ def _solve_per_sample(problem: SolveProblem) -> Solution:
     done = integrate_per_sample(stepper, ts, y, solver.first_step, watch, problem.save_at == "steps" or problem.dense)
     clock = done.clock
     stats = Stats(flat.nfe, clock.accepted, clock.rejected, **implicit_work(stepper.bound))
-    solution = Solution(ts, done.ys, stats, clock.status, failure_message(clock, done.cause))
+    solution = Solution(ts, done.ys, stats, clock.status, failure_message(clock.status, clock.t, done.cause))
     if problem.save_at == "steps":
         solution.ts, solution.ys, solution.counts = accepted_states(done.steps)
     elif problem.save_at == "end" and watch is not None:

@@ -1,0 +1,304 @@
+"""A program as C++: trajectories in SIMD lanes, a block of lanes per thread, a finished lane takes the next trajectory.
+
+The straight-line fragments are bodies of loops over lanes that the compiler vectorises; what differs from lane to lane
+(outputs that were passed, events, the end) is ordinary code for one lane.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from .fragments import Program
+from .printer import Code, printed
+from .scalars import Scalar
+
+LANES = 32
+GROUP = 16  # lanes of one vectorised loop
+SETTINGS = ("direction", "min_step", "max_step", "max_steps", "first_step", "epsilon")
+
+_SYMBOLS = {
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
+    "and": "&", "or": "|",
+}  # fmt: skip
+
+_PRELUDE = """\
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <thread>
+#include <vector>
+
+typedef {real} real;
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
+#define VECTORISED(name) \\
+  extern "C" __attribute__((simd("notinbranch"), const)) double name(double) noexcept; \\
+  extern "C" __attribute__((simd("notinbranch"), const)) float name##f(float) noexcept;
+VECTORISED(exp) VECTORISED(log) VECTORISED(sin) VECTORISED(cos)
+#if __GLIBC_PREREQ(2, 35)
+VECTORISED(tan) VECTORISED(asin) VECTORISED(acos) VECTORISED(atan) VECTORISED(sinh) VECTORISED(cosh) VECTORISED(tanh)
+VECTORISED(expm1) VECTORISED(log1p) VECTORISED(erf)
+#endif
+extern "C" __attribute__((simd("notinbranch"), const)) double pow(double, double) noexcept;
+extern "C" __attribute__((simd("notinbranch"), const)) float powf(float, float) noexcept;
+#endif
+#define INLINE __attribute__((always_inline))
+
+// NaN in either operand stays
+template <class T> static inline T larger(T a, T b) {{ return a > b ? a : (a == a ? b : a); }}
+template <class T> static inline T smaller(T a, T b) {{ return a < b ? a : (a == a ? b : a); }}
+
+static const int W = {lanes}, GROUP = {group}, D = {size}, P = {parameters}, E = {events}, S = {seeds};
+static const int EVENT = 5, TOO_MANY_EVENTS = 6, NON_FINITE = 3;
+
+struct Task {{
+  int64_t batch, times, stride, threads, capacity;
+  const double *ts, *settings;
+  const real *y0, *each, *common;
+  real *ys, *last, *zs;
+  double *end, *status, *accepted, *rejected;
+  const int64_t *rules;  // per event: direction, crossings that end the solve, limit
+  double *event_ts;
+  real *event_ys;
+  int64_t *event_counts;
+}};
+
+struct alignas(64) Lanes {{
+{fields}
+}};
+"""
+
+_WORKER = """\
+static void work(const Task task, std::atomic<int64_t> &queue) {{
+{commons}
+  Lanes L = Lanes();
+  int64_t id[W], next[W];
+  real side[W][E + 1];
+  (void)side;
+{fragments}
+  const int64_t share = (task.batch + task.threads - 1) / task.threads;
+  const int lanes = share >= W ? W : int((share + GROUP - 1) / GROUP) * GROUP;
+  int busy = 0;
+
+  auto output = [&](int l, int64_t k) INLINE {{
+    const int64_t at = k * task.batch + id[l];
+    (void)at;
+{outputs}
+  }};
+  auto refill = [&](int l) {{
+    const int64_t i = queue.fetch_add(1, std::memory_order_relaxed);
+    id[l] = -1;
+    if (i >= task.batch) return;
+    id[l] = i;
+    const double *ts = task.ts + i * task.stride;
+    L.t[l] = ts[0];
+    L.limit[l] = ts[task.times - 1];
+    next[l] = 1;
+{loads}
+    start(l);
+    for (int e = 0; e < E; ++e) task.event_counts[e * task.batch + i] = 0;
+{first}
+    ++busy;
+  }};
+  auto finish = [&](int l) {{
+    const int64_t i = id[l];
+    task.end[i] = L.t[l];
+    task.status[i] = L.status[l];
+    task.accepted[i] = L.accepted[l];
+    task.rejected[i] = L.rejected[l];
+{last}
+    --busy;
+    refill(l);
+  }};
+
+  for (int l = 0; l < lanes; ++l) refill(l);
+  for (int l = lanes; l < W; ++l) id[l] = -1;
+  while (busy) {{
+    for (int group = 0; group < lanes; group += GROUP) {{
+#pragma GCC ivdep
+      for (int l = group; l < group + GROUP; ++l) step(l);
+    }}
+    for (int l = 0; l < lanes; ++l) {{
+      if (!(L.took[l] > 0.5)) continue;
+{event_code}
+      const double *ts = task.ts + id[l] * task.stride;
+      while (next[l] < task.times && (ts[next[l]] - L.t1[l]) * direction <= 0) {{
+{output_code}
+        ++next[l];
+      }}
+    }}
+    for (int group = 0; group < lanes; group += GROUP) {{
+#pragma GCC ivdep
+      for (int l = group; l < group + GROUP; ++l) advance(l);
+    }}
+    for (int l = 0; l < lanes; ++l)
+      if (id[l] >= 0 && L.status[l] >= 0) finish(l);
+  }}
+}}
+
+extern "C" void solve(const Task *task) {{
+  std::atomic<int64_t> queue(0);
+  std::vector<std::thread> others;
+  for (int64_t i = 1; i < task->threads; ++i) others.emplace_back([&] {{ work(*task, queue); }});
+  work(*task, queue);
+  for (auto &thread : others) thread.join();
+}}
+"""
+
+# One lane's events after an accepted step: crossings in the step by bisection on its dense output, the first that ends
+# the solve cuts the step there, those before it are recorded.
+_EVENTS = """\
+      double root[E + 1], first = 2;
+      for (int e = 0; e < E; ++e) {{
+        const real before = SIDE(e), after = VALUE(e);
+        const int64_t wanted = task.rules[3 * e];
+        if (after != after) L.status[l] = NON_FINITE;
+        const bool crossed = (before < 0 && after >= 0 && wanted >= 0) || (before > 0 && after <= 0 && wanted <= 0);
+        root[e] = 2;
+        if (crossed) {{
+          double low = 0, high = 1;
+          for (int i = 0; i < 60 && high - low > 0x1p-53; ++i) {{
+            L.theta[l] = 0.5 * (low + high);
+            crossing(l);
+            (AT(e) * before > 0 ? low : high) = L.theta[l];
+          }}
+          root[e] = high;
+          const int64_t ends = task.rules[3 * e + 1];
+          if (ends > 0 && task.event_counts[e * task.batch + id[l]] + 1 >= ends && high < first) first = high;
+        }}
+      }}
+      for (int e = 0; e < E; ++e) {{
+        if (root[e] > 1 || root[e] > first) continue;
+        const int64_t k = task.event_counts[e * task.batch + id[l]]++;
+        if (first > 1 && k + 1 > task.rules[3 * e + 2]) L.status[l] = TOO_MANY_EVENTS;
+        if (k < task.capacity) {{
+          const int64_t at = (e * task.capacity + k) * task.batch + id[l];
+          L.theta[l] = root[e];
+          inside(l);
+          task.event_ts[at] = L.t[l] + root[e] * L.h[l];
+{event_states}
+        }}
+      }}
+      if (first <= 1) {{
+        L.theta[l] = first;
+        inside(l);
+        L.t1[l] = L.t[l] + first * L.h[l];
+        L.status[l] = EVENT;
+{cut}
+      }}
+{sides}
+"""
+
+
+def source(program: Program, real: str) -> str:
+    """The program in C++ for states of type "double" or "float"; its entry point is `solve(const Task *)`."""
+    n, directions = program.size, len(program.seeds)
+    parts = {"start": program.start, "step": program.step, "advance": program.advance}
+    if program.dense:
+        parts["inside"] = program.inside
+    if program.events:
+        parts["crossing"] = program.crossing
+    codes = {name: _code(outputs, real) for name, outputs in parts.items()}
+    fields = {"t": "time", "limit": "time", "h": "time", "t1": "time", "theta": "time", "took": "time"}
+    fields |= {f"p{i}": "real" for i in range(program.parameters)}
+    for code in codes.values():
+        fields |= code.lanes | {name: kind for name, kind, _ in code.results}
+    types = {"real": "real", "time": "double"}
+    prelude = _PRELUDE.format(
+        real=real, lanes=LANES, group=GROUP, size=n, parameters=program.parameters, events=len(program.events),
+        seeds=directions, fields="\n".join(f"  {types[kind]} {name}[W];" for name, kind in fields.items()),
+    )  # fmt: skip
+    commons = [f"  const double {name} = task.settings[{i}];" for i, name in enumerate(SETTINGS)]
+    names = [f"s{i}" for i in range(program.commons)]
+    names += [f"{name}{i}" for name in ("rtol", "atol") for i in range(n)]
+    commons += [f"  const real {name} = task.common[{i}];" for i, name in enumerate(names)]
+    commons += [f"  (void){name};" for name in (*SETTINGS, *names)]
+
+    def each(template: str, count: int = n) -> str:
+        return "\n".join(template.format(i=i) for i in range(count))
+
+    def with_sensitivities(state: str, derivative: str) -> str:
+        lines = [state.format(i=i) for i in range(n)]
+        lines += [derivative.format(i=i, j=j) for i in range(n) for j in range(directions)]
+        return "\n".join(lines)
+
+    first = "    task.ys[i * D + {i}] = L.y{i}[l];", "    task.zs[(i * D + {i}) * S + {j}] = L.z{i}_{j}[l];"
+    write = "    task.ys[at * D + {i}] = L.at{i}[l];", "    task.zs[(at * D + {i}) * S + {j}] = L.zat{i}_{j}[l];"
+    at_end = (
+        "    L.at{i}[l] = L.y1_{i}[l];".replace("L.at{i}[l] =", "task.ys[(next[l] * task.batch + id[l]) * D + {i}] ="),
+        "    task.zs[((next[l] * task.batch + id[l]) * D + {i}) * S + {j}] = L.z1_{i}_{j}[l];",
+    )
+    within = ""
+    if program.dense:
+        within = """\
+        if (ts[next[l]] != L.t1[l]) {
+          L.theta[l] = (ts[next[l]] - L.t[l]) / L.h[l];
+          inside(l);
+          output(l, next[l]);
+        } else"""
+    events = ""
+    if program.events:
+        count = len(program.events)
+        events = _EVENTS.format(
+            event_states=each("          task.event_ys[at * D + {i}] = L.at{i}[l];"),
+            cut=with_sensitivities("        L.y1_{i}[l] = L.at{i}[l];", "        L.z1_{i}_{j}[l] = L.zat{i}_{j}[l];"),
+            sides=each("      L.side{i}[l] = L.g{i}[l] > 0 ? real(1) : L.g{i}[l] < 0 ? real(-1) : real(0);", count),
+        )
+        for macro, name in (("SIDE", "side"), ("VALUE", "g"), ("AT", "at_g")):
+            pick = "real(0)"
+            for e in reversed(range(count)):
+                pick = f"(e == {e} ? L.{name}{e}[l] : {pick})"
+            events = events.replace(f"{macro}(e)", pick)
+    worker = _WORKER.format(
+        commons="\n".join(commons),
+        fragments="\n".join(_function(name, code, types) for name, code in codes.items()),
+        outputs=with_sensitivities(*write) if program.dense else "",
+        loads=each("    L.y{i}[l] = task.y0[i * D + {i}];")
+        + "\n"
+        + each("    L.p{i}[l] = task.each[i * P + {i}];", program.parameters),
+        first=with_sensitivities(*first),
+        last=each("    task.last[i * D + {i}] = L.y{i}[l];"),
+        event_code=events,
+        output_code=within + "{\n" + with_sensitivities(*at_end) + "\n        }",
+    )
+    return prelude + worker
+
+
+def _code(outputs: Mapping[str, Scalar], real: str) -> Code:
+    suffix = "f" if real == "float" else ""
+
+    def literal(x: Scalar) -> str:
+        value = float(x.value)  # type: ignore[arg-type]
+        kind = "double" if x.kind == "time" else "real"
+        if x.kind == "bool":
+            return "true" if x.value else "false"
+        if not math.isfinite(value):
+            limit = "quiet_NaN()" if math.isnan(value) else "infinity()"
+            return f"({'-' if value < 0 else ''}std::numeric_limits<{kind}>::{limit})"
+        return f"{kind}({value!r})"
+
+    def expression(x: Scalar, args: list[str]) -> str:
+        if x.op in _SYMBOLS:
+            return f"{args[0]} {_SYMBOLS[x.op]} {args[1]}"
+        if x.op == "where":
+            return f"{args[0]} ? {args[1]} : {args[2]}"
+        if x.op == "cast":
+            return f"({'double' if x.kind == 'time' else 'real'}){args[0]}"
+        if x.op in ("neg", "not"):
+            return f"{'-' if x.op == 'neg' else '!'}{args[0]}"
+        name = {"max": "larger", "min": "smaller", "abs": "fabs"}.get(x.op, x.op)
+        if name in ("larger", "smaller"):
+            return f"{name}({args[0]}, {args[1]})"
+        return f"{name}{suffix if x.kind == 'real' else ''}({', '.join(args)})"
+
+    return printed(outputs, literal, expression)
+
+
+def _function(name: str, code: Code, types: dict[str, str]) -> str:
+    types = {**types, "bool": "bool"}
+    lines = [f"  auto {name} = [&](int l) INLINE {{"]
+    lines += [f"    const {types[kind]} {lane} = L.{lane}[l];" for lane, kind in code.lanes.items()]
+    lines += [f"    const {types[kind]} {variable} = {formula};" for variable, kind, formula in code.lines]
+    lines += [f"    L.{result}[l] = {variable};" for result, _, variable in code.results]
+    return "\n".join([*lines, "  };"])

@@ -1,0 +1,72 @@
+"""What an ensemble's program is given, and what it fills in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Inputs:
+    """Numbers of one solve.
+
+    Attributes:
+        ts: output times [T] or [batch, T], float64, in walking order.
+        y0: starts [batch, D].
+        each: parameters of every trajectory [batch, P].
+        common: shared parameters, then rtol [D], then atol [D].
+        settings: direction, min_step, max_step, max_steps, first_step (0: choose it), epsilon (of the times).
+        rules: per event its direction, the crossing that ends the solve (0: none), its limit; int64 [E, 3].
+    """
+
+    ts: Tensor
+    y0: Tensor
+    each: Tensor
+    common: Tensor
+    settings: dict[str, float]
+    rules: Tensor
+
+
+@dataclass
+class Buffers:
+    """What comes out: NaN where a trajectory did not arrive.
+
+    Attributes:
+        ys: [T, batch, D].
+        zs: derivatives [T, batch, D, S].
+        last: state at the end of each solve [batch, D].
+        end: its time [batch].
+        status, accepted, rejected: [batch], float64.
+        event_ts: [E, capacity, batch]; event_ys [E, capacity, batch, D]; event_counts [E, batch], int64.
+    """
+
+    ys: Tensor
+    zs: Tensor
+    last: Tensor
+    end: Tensor
+    status: Tensor
+    accepted: Tensor
+    rejected: Tensor
+    event_ts: Tensor
+    event_ys: Tensor
+    event_counts: Tensor
+
+    @classmethod
+    def empty(cls, inputs: Inputs, directions: int, capacity: int) -> Buffers:
+        y0, times, events = inputs.y0, inputs.ts.shape[-1], len(inputs.rules)
+        batch, size = y0.shape
+
+        def of(*shape: int, dtype: torch.dtype = y0.dtype) -> Tensor:
+            return torch.full(shape, torch.nan, dtype=dtype, device=y0.device)
+
+        end, status, accepted, rejected = (of(batch, dtype=torch.float64) for _ in range(4))
+        return cls(
+            of(times, batch, size), of(times, batch, size, directions), of(batch, size), end, status, accepted, rejected,
+            of(events, capacity, batch, dtype=torch.float64), of(events, capacity, batch, size),
+            torch.zeros(events, batch, dtype=torch.int64, device=y0.device),
+        )  # fmt: skip
+
+    def named(self) -> dict[str, Tensor]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -1,0 +1,55 @@
+"""Runs a program on the CPU: the library's arguments from tensors."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from .build import load
+from .cpp import SETTINGS, source
+from .fragments import Program
+from .problem import Buffers, Inputs
+
+_REAL = {torch.float64: "double", torch.float32: "float"}
+_sources: dict[str, str] = {}
+_MOST_SOURCES = 128
+
+
+class _Task(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("batch", "times", "stride", "threads", "capacity")),
+        *((name, ctypes.c_void_p) for name in (
+            "ts", "settings", "y0", "each", "common", "ys", "last", "zs", "end", "status", "accepted", "rejected", "rules",
+            "event_ts", "event_ys", "event_counts",
+        )),
+    ]  # fmt: skip
+
+
+def prepare(program: Program, dtype: torch.dtype) -> ctypes.CDLL:
+    """The compiled program, from memory, disk or the compiler."""
+    key = f"{_REAL[dtype]}\n{program.key}"
+    if key not in _sources:
+        if len(_sources) >= _MOST_SOURCES:
+            _sources.pop(next(iter(_sources)))
+        _sources[key] = source(program, _REAL[dtype])
+    return load(_sources[key])
+
+
+def run(program: Program, inputs: Inputs, buffers: Buffers) -> None:
+    """Solve every trajectory of the inputs into the buffers."""
+    library = prepare(program, inputs.y0.dtype)
+    settings = torch.tensor([inputs.settings[name] for name in SETTINGS], dtype=torch.float64)
+    pointers: dict[str, Tensor] = {
+        "ts": inputs.ts, "settings": settings, "y0": inputs.y0, "each": inputs.each, "common": inputs.common,
+        "rules": inputs.rules, **buffers.named(),
+    }  # fmt: skip
+    assert all(x.is_contiguous() for x in pointers.values())
+    batch = len(inputs.y0)
+    task = _Task(
+        batch=batch, times=inputs.ts.shape[-1], stride=inputs.ts.shape[-1] if inputs.ts.dim() == 2 else 0,
+        threads=max(1, min(torch.get_num_threads(), batch)), capacity=buffers.event_ts.shape[1],
+        **{name: x.data_ptr() for name, x in pointers.items()},
+    )  # fmt: skip
+    library.solve(ctypes.byref(task))

@@ -1,0 +1,154 @@
+"""`solve(..., ensemble=True)`: trace, compile, run, and put the answer together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, Status
+from ..events.event import EventRecord
+from ..gradients.base import SolveProblem
+from ..implicit.rosenbrock import RosenbrockTableau
+from ..per_sample import failure_message
+from ..solution import Solution, Stats
+from ..solver import Adaptive, method_of, tolerance
+from ..tableau import ButcherTableau
+from . import run_cpu
+from .fragments import Program
+from .problem import Buffers, Inputs
+from .trace import Traced, trace
+
+BACKENDS = ("auto", "cpu", "triton")
+FIRST_CAPACITY = 16
+MOST_SYSTEM = 8  # of a Rosenbrock method: its linear algebra is written out
+
+
+def solve_ensemble(problem: SolveProblem, gradient: str, backend: str = "auto") -> Solution:
+    """The problem by one compiled program in which every trajectory is a scalar solve of its own.
+
+    Args:
+        problem: with per-sample steps; y [batch, *state].
+        gradient: "autograd" or "forward": the same, by sensitivities beside the solution.
+        backend: "cpu", "triton", or "auto" by the state's device.
+
+    Raises:
+        InputError: for what an ensemble cannot do, and for fields that cannot be written as scalars.
+    """
+    solver, flat, y = problem.solver, problem.flat, problem.y
+    assert isinstance(solver, Adaptive)
+    method = method_of(solver.method)
+    _check(problem, method, gradient)
+    ts = problem.ts.detach().contiguous()
+    start = y.detach()
+    traced = trace(
+        flat.evaluate if flat.layout.spec is not None else flat.func, [_on_user_states(flat, event.function) for event in problem.events],
+        start, ts[..., 0].expand(len(y)), flat.args,
+    )  # fmt: skip
+    if isinstance(method, RosenbrockTableau) and traced.size > MOST_SYSTEM:
+        raise InputError(
+            f"ensemble=True writes out the linear systems of {method.name}: at most {MOST_SYSTEM} equations, got {traced.size}; "
+            "use per_sample=True."
+        )
+    inputs = _inputs(problem, solver, traced, ts, start)
+    program = Program(
+        method, traced.field, traced.events, solver.controller, traced.size, inputs.each.shape[1],
+        sum(x.numel() for x in traced.sources.common), (), ts.shape[-1] > 2 or bool(problem.events),
+    )  # fmt: skip
+    run = _backend(backend, y)
+    capacity = FIRST_CAPACITY if problem.events else 0
+    while True:
+        buffers = Buffers.empty(inputs, 0, capacity)
+        run(program, inputs, buffers)
+        most = int(buffers.event_counts.max()) if buffers.event_counts.numel() else 0
+        if most <= capacity:
+            break
+        capacity = most  # the same solve again, with room for what it found
+    return _solution(problem, program, buffers, ts)
+
+
+def _solution(problem: SolveProblem, program: Program, buffers: Buffers, ts: Tensor) -> Solution:
+    y = problem.y
+    accepted, rejected, status = (x.to(torch.int64) for x in (buffers.accepted, buffers.rejected, buffers.status))
+    trials = int((accepted + rejected).max()) if len(y) else 0
+    given = isinstance(problem.solver, Adaptive) and problem.solver.first_step is not None
+    stats = Stats((1 if given else 2) + trials * program.evaluations, accepted, rejected)
+    ys = buffers.ys.reshape(-1, *y.shape)
+    solution = Solution(problem.ts, ys, stats, status, failure_message(status, buffers.end))
+    if problem.save_at == "end" and problem.events:
+        ended = status == int(Status.EVENT)
+        solution.ts = torch.where(ended, buffers.end, ts[..., -1])[:, None]
+        solution.ys = torch.where(ended[:, None], buffers.last, buffers.ys[-1]).reshape(1, *y.shape)
+    solution.events = tuple(_record(problem, buffers, e) for e in range(len(problem.events)))
+    return solution
+
+
+def _record(problem: SolveProblem, buffers: Buffers, e: int) -> EventRecord:
+    most = int(buffers.event_counts[e].max()) if len(problem.y) else 0
+    states = buffers.event_ys[e, :most].reshape(most, *problem.y.shape)
+    layout = problem.flat.layout
+    return EventRecord(
+        problem.events[e].name, buffers.event_counts[e], buffers.event_ts[e, :most], layout.unflatten(states, (most,))
+    )
+
+
+def _inputs(problem: SolveProblem, solver: Adaptive, traced: Traced, ts: Tensor, y: Tensor) -> Inputs:
+    batch, flat = len(y), problem.flat
+
+    def real(x: Tensor) -> Tensor:
+        return x.detach().to(y.device, y.dtype)
+
+    each = [real(x).reshape(batch, -1) for x in traced.sources.each]
+    common = [real(x).reshape(-1) for x in traced.sources.common]
+    for name in ("rtol", "atol"):
+        value = torch.as_tensor(tolerance(name, getattr(solver, name), flat.layout, y)).to(y.device, y.dtype)
+        if value.dim() > y.dim() - 1 and len(value) != 1:
+            raise InputError(f"ensemble=True takes one {name} for all trajectories, got shape {tuple(value.shape)}.")
+        common.append(value.expand(1, *y.shape[1:]).reshape(-1))
+    settings = {
+        "direction": problem.direction, "min_step": solver.min_step, "max_step": min(solver.max_step, 1e300),
+        "max_steps": float(solver.max_steps), "first_step": solver.first_step or 0.0,
+        "epsilon": torch.finfo(torch.float64).eps,
+    }  # fmt: skip
+    rules = [[event.direction, int(event.terminal), event.limit] for event in problem.events]
+    return Inputs(
+        ts, y.reshape(batch, -1).contiguous(), torch.cat(each, 1).contiguous() if each else y.new_zeros(batch, 0),
+        torch.cat(common), settings, torch.tensor(rules, dtype=torch.int64, device=y.device).reshape(-1, 3),
+    )  # fmt: skip
+
+
+def _on_user_states(flat: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda t, y, *args: function(t, flat.layout.unflatten(y), *args)
+
+
+def _check(problem: SolveProblem, method: Any, gradient: str) -> None:
+    y, known = problem.y, "explicit methods with an error estimate (tsit5, dopri5, ...) and rodas5p"
+    if not isinstance(method, (ButcherTableau, RosenbrockTableau)):
+        raise InputError(f"ensemble=True takes {known}, got {getattr(method, 'name', method)!r}: use per_sample=True.")
+    if y.dtype not in (torch.float32, torch.float64):
+        raise InputError(f"ensemble=True takes float32 and float64 states, got {y.dtype}: use per_sample=True.")
+    if gradient not in ("autograd", "forward"):
+        raise InputError(f"ensemble=True differentiates by forward sensitivities, got gradient={gradient!r}: leave it out.")
+    if problem.dense or problem.save_at == "steps":
+        raise InputError("ensemble=True keeps no steps: give times in ts, or use per_sample=True.")
+    if problem.flat.mass is not None:
+        raise InputError("ensemble=True takes no mass matrix: use per_sample=True.")
+    if any(event.on_event is not None for event in problem.events):
+        raise InputError("ensemble=True records events and stops at them; for on_event use per_sample=True.")
+    if problem.ts.requires_grad and torch.is_grad_enabled():
+        raise InputError("ensemble=True differentiates y0 and args, not the times: use per_sample=True.")
+
+
+def _backend(name: str, y: Tensor) -> Callable[[Program, Inputs, Buffers], None]:
+    if name not in BACKENDS:
+        raise InputError(f"ensemble= takes True, False, or one of {', '.join(BACKENDS)}, got {name!r}.")
+    if name == "auto":
+        name = "cpu" if y.device.type == "cpu" else "triton"
+    if name == "cpu":
+        if y.device.type != "cpu":
+            raise InputError(f"ensemble='cpu' needs y0 on the CPU, got {y.device}: use ensemble=True.")
+        return run_cpu.run
+    raise InputError("no triton yet")

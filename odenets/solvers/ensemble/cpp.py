@@ -1,55 +1,36 @@
 """A program as C++: trajectories in SIMD lanes, a block of lanes per thread, a finished lane takes the next trajectory.
 
-The straight-line fragments are bodies of loops over lanes that the compiler vectorises; what differs from lane to lane
-(outputs that were passed, events, the end) is ordinary code for one lane.
+The fragments that every lane runs together are written in vector types (`vectors.h`); what differs from lane to lane
+(outputs that were passed, events, the end) is the same straight-line code in plain numbers, for one lane.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 from .fragments import Program
 from .printer import Code, printed
 from .scalars import Scalar
 
-LANES = 32
-GROUP = 16  # lanes of one vectorised loop
+GROUPS = 4  # vectors of trajectories that a thread walks in turn
 SETTINGS = ("direction", "min_step", "max_step", "max_steps", "first_step", "epsilon")
 
-_SYMBOLS = {
+_OPERATORS = {
     "add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
     "and": "&", "or": "|",
 }  # fmt: skip
+_FUNCTIONS = {"max": "larger", "min": "smaller", "abs": "fabs_", "where": "sel", "not": "invert"}
+_VECTORS = Path(__file__).with_name("vectors.h")
 
 _PRELUDE = """\
-#include <atomic>
-#include <cmath>
-#include <cstdint>
-#include <limits>
-#include <thread>
-#include <vector>
-
 typedef {real} real;
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
-#define VECTORISED(name) \\
-  extern "C" __attribute__((simd("notinbranch"), const)) double name(double) noexcept; \\
-  extern "C" __attribute__((simd("notinbranch"), const)) float name##f(float) noexcept;
-VECTORISED(exp) VECTORISED(log) VECTORISED(sin) VECTORISED(cos)
-#if __GLIBC_PREREQ(2, 35)
-VECTORISED(tan) VECTORISED(asin) VECTORISED(acos) VECTORISED(atan) VECTORISED(sinh) VECTORISED(cosh) VECTORISED(tanh)
-VECTORISED(expm1) VECTORISED(log1p) VECTORISED(erf)
-#endif
-extern "C" __attribute__((simd("notinbranch"), const)) double pow(double, double) noexcept;
-extern "C" __attribute__((simd("notinbranch"), const)) float powf(float, float) noexcept;
-#endif
-#define INLINE __attribute__((always_inline))
-
-// NaN in either operand stays
-template <class T> static inline T larger(T a, T b) {{ return a > b ? a : (a == a ? b : a); }}
-template <class T> static inline T smaller(T a, T b) {{ return a < b ? a : (a == a ? b : a); }}
-
-static const int W = {lanes}, GROUP = {group}, D = {size}, P = {parameters}, E = {events}, S = {seeds};
+typedef Kinds<real>::Real Real;
+typedef Kinds<real>::Time Time;
+typedef Kinds<real>::Mask Mask;
+static const int N = BYTES / sizeof(real), W = {groups} * N;
+static const int D = {size}, P = {parameters}, E = {events}, S = {seeds};
 static const int EVENT = 5, TOO_MANY_EVENTS = 6, NON_FINITE = 3;
 
 struct Task {{
@@ -64,7 +45,7 @@ struct Task {{
   int64_t *event_counts;
 }};
 
-struct alignas(64) Lanes {{
+struct alignas(BYTES) Lanes {{
 {fields}
 }};
 """
@@ -78,10 +59,10 @@ static void work(const Task task, std::atomic<int64_t> &queue) {{
   (void)side;
 {fragments}
   const int64_t share = (task.batch + task.threads - 1) / task.threads;
-  const int lanes = share >= W ? W : int((share + GROUP - 1) / GROUP) * GROUP;
+  const int lanes = share >= W ? W : int((share + N - 1) / N) * N;
   int busy = 0;
 
-  auto output = [&](int l, int64_t k) INLINE {{
+  auto output = [&](int l, int64_t k) {{
     const int64_t at = k * task.batch + id[l];
     (void)at;
 {outputs}
@@ -115,23 +96,17 @@ static void work(const Task task, std::atomic<int64_t> &queue) {{
   for (int l = 0; l < lanes; ++l) refill(l);
   for (int l = lanes; l < W; ++l) id[l] = -1;
   while (busy) {{
-    for (int group = 0; group < lanes; group += GROUP) {{
-#pragma GCC ivdep
-      for (int l = group; l < group + GROUP; ++l) step(l);
-    }}
+    for (int l = 0; l < lanes; l += N) step(l);
     for (int l = 0; l < lanes; ++l) {{
       if (!(L.took[l] > 0.5)) continue;
 {event_code}
       const double *ts = task.ts + id[l] * task.stride;
-      while (next[l] < task.times && (ts[next[l]] - L.t1[l]) * direction <= 0) {{
+      while (next[l] < task.times && (ts[next[l]] - L.t1[l]) * direction_ <= 0) {{
 {output_code}
         ++next[l];
       }}
     }}
-    for (int group = 0; group < lanes; group += GROUP) {{
-#pragma GCC ivdep
-      for (int l = group; l < group + GROUP; ++l) advance(l);
-    }}
+    for (int l = 0; l < lanes; l += N) advance(l);
     for (int l = 0; l < lanes; ++l)
       if (id[l] >= 0 && L.status[l] >= 0) finish(l);
   }}
@@ -199,21 +174,21 @@ def source(program: Program, real: str) -> str:
         parts["inside"] = program.inside
     if program.events:
         parts["crossing"] = program.crossing
-    codes = {name: _code(outputs, real) for name, outputs in parts.items()}
+    vector = {name: name in ("step", "advance") for name in parts}
+    codes = {name: _code(outputs, vector[name]) for name, outputs in parts.items()}
     fields = {"t": "time", "limit": "time", "h": "time", "t1": "time", "theta": "time", "took": "time"}
     fields |= {f"p{i}": "real" for i in range(program.parameters)}
     for code in codes.values():
         fields |= code.lanes | {name: kind for name, kind, _ in code.results}
     types = {"real": "real", "time": "double"}
-    prelude = _PRELUDE.format(
-        real=real, lanes=LANES, group=GROUP, size=n, parameters=program.parameters, events=len(program.events),
+    prelude = _VECTORS.read_text() + _PRELUDE.format(
+        real=real, groups=GROUPS, size=n, parameters=program.parameters, events=len(program.events),
         seeds=directions, fields="\n".join(f"  {types[kind]} {name}[W];" for name, kind in fields.items()),
     )  # fmt: skip
-    commons = [f"  const double {name} = task.settings[{i}];" for i, name in enumerate(SETTINGS)]
     names = [f"s{i}" for i in range(program.commons)]
     names += [f"{name}{i}" for name in ("rtol", "atol") for i in range(n)]
-    commons += [f"  const real {name} = task.common[{i}];" for i, name in enumerate(names)]
-    commons += [f"  (void){name};" for name in (*SETTINGS, *names)]
+    commons = [f"  const double {name}_ = task.settings[{i}];" for i, name in enumerate(SETTINGS)]
+    commons += [f"  const real {name}_ = task.common[{i}];" for i, name in enumerate(names)]
 
     def each(template: str, count: int = n) -> str:
         return "\n".join(template.format(i=i) for i in range(count))
@@ -252,7 +227,7 @@ def source(program: Program, real: str) -> str:
             events = events.replace(f"{macro}(e)", pick)
     worker = _WORKER.format(
         commons="\n".join(commons),
-        fragments="\n".join(_function(name, code, types) for name, code in codes.items()),
+        fragments="\n".join(_function(name, code, vector[name]) for name, code in codes.items()),
         outputs=with_sensitivities(*write) if program.dense else "",
         loads=each("    L.y{i}[l] = task.y0[i * D + {i}];")
         + "\n"
@@ -265,40 +240,44 @@ def source(program: Program, real: str) -> str:
     return prelude + worker
 
 
-def _code(outputs: Mapping[str, Scalar], real: str) -> Code:
-    suffix = "f" if real == "float" else ""
+def _code(outputs: Mapping[str, Scalar], vector: bool) -> Code:
+    """The outputs in C++, for a vector of trajectories or for one."""
 
     def literal(x: Scalar) -> str:
         value = float(x.value)  # type: ignore[arg-type]
-        kind = "double" if x.kind == "time" else "real"
         if x.kind == "bool":
-            return "true" if x.value else "false"
+            return f"(Mask{{}} {'==' if x.value else '!='} Mask{{}})" if vector else str(bool(x.value)).lower()
+        kind = "double" if x.kind == "time" else "real"
+        text = f"{kind}({value!r})"
         if not math.isfinite(value):
             limit = "quiet_NaN()" if math.isnan(value) else "infinity()"
-            return f"({'-' if value < 0 else ''}std::numeric_limits<{kind}>::{limit})"
-        return f"{kind}({value!r})"
+            text = f"({'-' if value < 0 else ''}std::numeric_limits<{kind}>::{limit})"
+        return f"Of<{'Time' if x.kind == 'time' else 'Real'}>::all({text})" if vector else text
 
     def expression(x: Scalar, args: list[str]) -> str:
-        if x.op in _SYMBOLS:
-            return f"{args[0]} {_SYMBOLS[x.op]} {args[1]}"
-        if x.op == "where":
-            return f"{args[0]} ? {args[1]} : {args[2]}"
+        if x.op in _OPERATORS:
+            return f"{args[0]} {_OPERATORS[x.op]} {args[1]}"
         if x.op == "cast":
+            if vector:
+                return f"{'widened' if x.kind == 'time' else 'narrowed'}({args[0]})"
             return f"({'double' if x.kind == 'time' else 'real'}){args[0]}"
-        if x.op in ("neg", "not"):
-            return f"{'-' if x.op == 'neg' else '!'}{args[0]}"
-        name = {"max": "larger", "min": "smaller", "abs": "fabs"}.get(x.op, x.op)
-        if name in ("larger", "smaller"):
-            return f"{name}({args[0]}, {args[1]})"
-        return f"{name}{suffix if x.kind == 'real' else ''}({', '.join(args)})"
+        if x.op == "neg":
+            return f"-{args[0]}"
+        return f"{_FUNCTIONS.get(x.op, x.op + '_')}({', '.join(args)})"
 
     return printed(outputs, literal, expression)
 
 
-def _function(name: str, code: Code, types: dict[str, str]) -> str:
-    types = {**types, "bool": "bool"}
-    lines = [f"  auto {name} = [&](int l) INLINE {{"]
-    lines += [f"    const {types[kind]} {lane} = L.{lane}[l];" for lane, kind in code.lanes.items()]
+def _function(name: str, code: Code, vector: bool) -> str:
+    types = {"real": "Real", "time": "Time", "bool": "Mask"} if vector else {"real": "real", "time": "double", "bool": "bool"}
+    lines = [f"  auto {name} = [&](int l) {{"]
+    if vector:
+        lines += [f"    const {types[kind]} {x} = Of<{types[kind]}>::all({x}_);" for x, kind in code.shared.items()]
+        lines += [f"    const {types[kind]} {x} = Of<{types[kind]}>::load(L.{x} + l);" for x, kind in code.lanes.items()]
+    else:
+        lines += [f"    const {types[kind]} {x} = {x}_;" for x, kind in code.shared.items()]
+        lines += [f"    const {types[kind]} {x} = L.{x}[l];" for x, kind in code.lanes.items()]
     lines += [f"    const {types[kind]} {variable} = {formula};" for variable, kind, formula in code.lines]
-    lines += [f"    L.{result}[l] = {variable};" for result, _, variable in code.results]
+    for x, kind, variable in code.results:
+        lines.append(f"    Of<{types[kind]}>::store(L.{x} + l, {variable});" if vector else f"    L.{x}[l] = {variable};")
     return "\n".join([*lines, "  };"])

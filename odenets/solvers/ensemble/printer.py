@@ -13,12 +13,13 @@ class Code:
     """Straight-line code of a fragment.
 
     Attributes:
-        lanes: names of the lanes that it reads, with their kinds.
+        lanes, shared: names of the lanes and shared numbers that it reads, with their kinds.
         lines: (variable, kind, expression) in order.
         results: for every output its name, kind, and the variable or literal that holds it.
     """
 
     lanes: dict[str, str]
+    shared: dict[str, str]
     lines: list[tuple[str, str, str]]
     results: list[tuple[str, str, str]]
 
@@ -37,7 +38,7 @@ def printed(
         expression: an operation on variables or literals in the language.
         prefix: of the variables' names.
     """
-    code = Code({}, [], [])
+    code = Code({}, {}, [], [])
     variable: dict[int, str] = {}
     known: dict[str, str] = {}
     for x in ordered(outputs.values()):
@@ -45,8 +46,7 @@ def printed(
             text = literal(x)
         elif x.op in ("lane", "shared"):
             text = str(x.value)
-            if x.op == "lane":
-                code.lanes[text] = x.kind
+            (code.lanes if x.op == "lane" else code.shared)[text] = x.kind
         else:
             formula = expression(x, [variable[id(arg)] for arg in x.args])
             key = f"{x.kind} {formula}"

@@ -20,6 +20,7 @@ from ..tableau import ButcherTableau
 from . import run_cpu
 from .fragments import Program
 from .problem import Buffers, Inputs
+from .sensitivity import Directions, Sensitivities
 from .trace import Traced, trace
 
 BACKENDS = ("auto", "cpu", "triton")
@@ -53,30 +54,46 @@ def solve_ensemble(problem: SolveProblem, gradient: str, backend: str = "auto") 
             f"ensemble=True writes out the linear systems of {method.name}: at most {MOST_SYSTEM} equations, got {traced.size}; "
             "use per_sample=True."
         )
+    wrt = Directions.of(y, traced)
+    if wrt.seeds and problem.events:
+        raise InputError("ensemble=True has no gradients of solves with events: use per_sample=True, or torch.no_grad().")
     inputs = _inputs(problem, solver, traced, ts, start)
     program = Program(
         method, traced.field, traced.events, solver.controller, traced.size, inputs.each.shape[1],
-        sum(x.numel() for x in traced.sources.common), (), ts.shape[-1] > 2 or bool(problem.events),
+        sum(x.numel() for x in traced.sources.common), wrt.seeds, ts.shape[-1] > 2 or bool(problem.events),
     )  # fmt: skip
     run = _backend(backend, y)
-    capacity = FIRST_CAPACITY if problem.events else 0
+    if not wrt.seeds:
+        buffers = _run(run, program, inputs)
+        return _solution(problem, program, buffers, ts, buffers.ys)
+    kept: list[Buffers] = []
+
+    def forward() -> tuple[Tensor, Tensor]:
+        kept.append(_run(run, program, inputs))
+        return kept[0].ys, kept[0].zs
+
+    ys = Sensitivities.apply(forward, wrt.kinds, *wrt.tensors)
+    return _solution(problem, program, kept[0], ts, ys)
+
+
+def _run(run: Callable[[Program, Inputs, Buffers], None], program: Program, inputs: Inputs) -> Buffers:
+    capacity = FIRST_CAPACITY if program.events else 0
     while True:
-        buffers = Buffers.empty(inputs, 0, capacity)
+        buffers = Buffers.empty(inputs, len(program.seeds), capacity)
         run(program, inputs, buffers)
         most = int(buffers.event_counts.max()) if buffers.event_counts.numel() else 0
         if most <= capacity:
-            break
+            return buffers
         capacity = most  # the same solve again, with room for what it found
-    return _solution(problem, program, buffers, ts)
 
 
-def _solution(problem: SolveProblem, program: Program, buffers: Buffers, ts: Tensor) -> Solution:
+def _solution(problem: SolveProblem, program: Program, buffers: Buffers, ts: Tensor, states: Tensor) -> Solution:
     y = problem.y
     accepted, rejected, status = (x.to(torch.int64) for x in (buffers.accepted, buffers.rejected, buffers.status))
     trials = int((accepted + rejected).max()) if len(y) else 0
     given = isinstance(problem.solver, Adaptive) and problem.solver.first_step is not None
     stats = Stats((1 if given else 2) + trials * program.evaluations, accepted, rejected)
-    ys = buffers.ys.reshape(-1, *y.shape)
+    ys = states.reshape(-1, *y.shape)
     solution = Solution(problem.ts, ys, stats, status, failure_message(status, buffers.end))
     if problem.save_at == "end" and problem.events:
         ended = status == int(Status.EVENT)

@@ -129,6 +129,11 @@ def _softmax(x: Array, dim: int, half: bool = False) -> np.ndarray:
     return _op("div")(powers, _sum(powers, dim, True))
 
 
+def _log_softmax(x: Array, dim: int, half: bool = False) -> np.ndarray:
+    x = _op("sub")(x, _extreme("max")(x, dim, True))
+    return _op("sub")(x, _op("log")(_sum(_op("exp")(x), dim, True)))
+
+
 def _cumsum(x: Array, dim: int, dtype: Any = None) -> np.ndarray:
     out = x.copy()
     along = np.moveaxis(out, dim, 0)
@@ -240,7 +245,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "bitwise_and": _logic("and"), "bitwise_or": _logic("or"), "bitwise_not": _logic("not"),
     "sum": _sum, "mean": _mean, "amax": _extreme("max"), "amin": _extreme("min"), "linalg_vector_norm": _norm,
     "prod": lambda x, dim=None, keepdim=False, dtype=None: reduced(lambda a, b: a * b, x, dim, keepdim),
-    "cumsum": _cumsum, "_softmax": _softmax,
+    "cumsum": _cumsum, "_softmax": _softmax, "_log_softmax": _log_softmax,
     "mm": product, "bmm": product, "mv": product, "dot": product, "matmul": product,
     "addmm": lambda c, a, b, beta=1, alpha=1: _scaled("add")(_op("mul")(c, float(beta)), product(a, b), alpha),
     "baddbmm": lambda c, a, b, beta=1, alpha=1: _scaled("add")(_op("mul")(c, float(beta)), product(a, b), alpha),

@@ -61,7 +61,9 @@ def _identity(path: str) -> str:
     """What decides about the code besides its source: compiler and processor."""
     version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
     try:
-        flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features")))
+        flags = next(
+            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features"))
+        )
     except (OSError, StopIteration):
         flags = platform.processor()
     return f"{version}\n{platform.machine()}\n{flags}"

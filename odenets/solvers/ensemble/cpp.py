@@ -269,15 +269,23 @@ def _code(outputs: Mapping[str, Scalar], vector: bool) -> Code:
 
 
 def _function(name: str, code: Code, vector: bool) -> str:
-    types = {"real": "Real", "time": "Time", "bool": "Mask"} if vector else {"real": "real", "time": "double", "bool": "bool"}
+    types = (
+        {"real": "Real", "time": "Time", "bool": "Mask"}
+        if vector
+        else {"real": "real", "time": "double", "bool": "bool"}
+    )
     lines = [f"  auto {name} = [&](int l) {{"]
     if vector:
         lines += [f"    const {types[kind]} {x} = Of<{types[kind]}>::all({x}_);" for x, kind in code.shared.items()]
-        lines += [f"    const {types[kind]} {x} = Of<{types[kind]}>::load(L.{x} + l);" for x, kind in code.lanes.items()]
+        lines += [
+            f"    const {types[kind]} {x} = Of<{types[kind]}>::load(L.{x} + l);" for x, kind in code.lanes.items()
+        ]
     else:
         lines += [f"    const {types[kind]} {x} = {x}_;" for x, kind in code.shared.items()]
         lines += [f"    const {types[kind]} {x} = L.{x}[l];" for x, kind in code.lanes.items()]
     lines += [f"    const {types[kind]} {variable} = {formula};" for variable, kind, formula in code.lines]
     for x, kind, variable in code.results:
-        lines.append(f"    Of<{types[kind]}>::store(L.{x} + l, {variable});" if vector else f"    L.{x}[l] = {variable};")
+        lines.append(
+            f"    Of<{types[kind]}>::store(L.{x} + l, {variable});" if vector else f"    L.{x}[l] = {variable};"
+        )
     return "\n".join([*lines, "  };"])

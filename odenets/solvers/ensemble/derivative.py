@@ -71,11 +71,12 @@ def _tangent(x: Scalar, inner: list[Scalar | None], seeds: Mapping[str, Scalar |
         return cast(inner[0], x.kind)
     if x.op == "where":
         zero = const(0.0, x.kind)
-        return where(x.args[0], *(zero if v is None else v for v in inner[1:]))
+        first, second = (zero if v is None else v for v in inner[1:])
+        return where(x.args[0], first, second)
     total: Scalar | None = None
-    for partial, tangent in zip(_PARTIALS[x.op](x, *x.args), inner):
-        if tangent is not None:
-            part = tangent * partial
+    for partial, along in zip(_PARTIALS[x.op](x, *x.args), inner):
+        if along is not None:
+            part = along * partial
             if not is_const(part, 0.0):
                 total = part if total is None else total + part
     return total

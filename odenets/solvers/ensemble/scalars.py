@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 Kind = str
-Operand = "Scalar | float"
 
 UNARY: dict[str, Callable[[float], float]] = {
     "neg": lambda x: -x, "abs": abs, "sqrt": math.sqrt, "exp": math.exp, "log": math.log, "sin": math.sin,
@@ -47,28 +46,28 @@ class Scalar:
     def __bool__(self) -> bool:
         raise TypeError("a scalar of the traced field has no value yet")
 
-    def __add__(self, other: Operand) -> Scalar:
+    def __add__(self, other: Scalar | float) -> Scalar:
         return apply("add", self, other)
 
-    def __radd__(self, other: Operand) -> Scalar:
+    def __radd__(self, other: Scalar | float) -> Scalar:
         return apply("add", other, self)
 
-    def __sub__(self, other: Operand) -> Scalar:
+    def __sub__(self, other: Scalar | float) -> Scalar:
         return apply("sub", self, other)
 
-    def __rsub__(self, other: Operand) -> Scalar:
+    def __rsub__(self, other: Scalar | float) -> Scalar:
         return apply("sub", other, self)
 
-    def __mul__(self, other: Operand) -> Scalar:
+    def __mul__(self, other: Scalar | float) -> Scalar:
         return apply("mul", self, other)
 
-    def __rmul__(self, other: Operand) -> Scalar:
+    def __rmul__(self, other: Scalar | float) -> Scalar:
         return apply("mul", other, self)
 
-    def __truediv__(self, other: Operand) -> Scalar:
+    def __truediv__(self, other: Scalar | float) -> Scalar:
         return apply("div", self, other)
 
-    def __rtruediv__(self, other: Operand) -> Scalar:
+    def __rtruediv__(self, other: Scalar | float) -> Scalar:
         return apply("div", other, self)
 
     def __neg__(self) -> Scalar:
@@ -93,7 +92,7 @@ def is_const(x: Scalar, value: float | None = None) -> bool:
     return x.op == "const" and (value is None or x.value == value)
 
 
-def apply(op: str, *operands: Operand) -> Scalar:
+def apply(op: str, *operands: Scalar | float) -> Scalar:
     """op of the operands. Numbers take the kind of the scalars beside them; constants are folded, 0 and 1 left out."""
     scalars = [x for x in operands if isinstance(x, Scalar)]
     kind = scalars[0].kind if scalars else "real"
@@ -146,10 +145,10 @@ def _power(x: Scalar, exponent: float) -> Scalar | None:
     return half * half * x if exponent % 2 else half * half
 
 
-def where(condition: Scalar, x: Operand, y: Operand) -> Scalar:
+def where(condition: Scalar, x: Scalar | float, y: Scalar | float) -> Scalar:
     kind = next((v.kind for v in (x, y) if isinstance(v, Scalar)), "real")
     a, b = (v if isinstance(v, Scalar) else const(v, kind) for v in (x, y))
-    assert a.kind == b.kind and condition.kind == "bool"
+    assert (a.kind, condition.kind) == (b.kind, "bool")
     if condition.op == "const":
         return a if condition.value else b
     return a if a is b else Scalar("where", (condition, a, b), kind)
@@ -166,11 +165,11 @@ def cast(x: Scalar, kind: Kind) -> Scalar:
     return const(float(x.value), kind) if x.op == "const" else Scalar("cast", (x,), kind)  # type: ignore[arg-type]
 
 
-def maximum(x: Operand, y: Operand) -> Scalar:
+def maximum(x: Scalar | float, y: Scalar | float) -> Scalar:
     return apply("max", x, y)
 
 
-def minimum(x: Operand, y: Operand) -> Scalar:
+def minimum(x: Scalar | float, y: Scalar | float) -> Scalar:
     return apply("min", x, y)
 
 

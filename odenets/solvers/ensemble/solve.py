@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -41,22 +40,22 @@ def solve_ensemble(problem: SolveProblem, gradient: str, backend: str = "auto") 
     """
     solver, flat, y = problem.solver, problem.flat, problem.y
     assert isinstance(solver, Adaptive)
-    method = method_of(solver.method)
-    _check(problem, method, gradient)
+    method = _checked(problem, method_of(solver.method), gradient)
     ts = problem.ts.detach().contiguous()
     start = y.detach()
-    traced = trace(
-        flat.evaluate if flat.layout.spec is not None else flat.func, [_on_user_states(flat, event.function) for event in problem.events],
-        start, ts[..., 0].expand(len(y)), flat.args,
-    )  # fmt: skip
+    functions = [_on_user_states(flat, event.function) for event in problem.events]
+    field = flat.func if flat.layout.spec is None else flat.evaluate
+    traced = trace(field, functions, start, ts[..., 0].expand(len(y)), flat.args)
     if isinstance(method, RosenbrockTableau) and traced.size > MOST_SYSTEM:
         raise InputError(
-            f"ensemble=True writes out the linear systems of {method.name}: at most {MOST_SYSTEM} equations, got {traced.size}; "
-            "use per_sample=True."
+            f"ensemble=True writes out the linear systems of {method.name}: at most {MOST_SYSTEM} equations, got "
+            f"{traced.size}; use per_sample=True."
         )
     wrt = Directions.of(y, traced)
     if wrt.seeds and problem.events:
-        raise InputError("ensemble=True has no gradients of solves with events: use per_sample=True, or torch.no_grad().")
+        raise InputError(
+            "ensemble=True has no gradients of solves with events: use per_sample=True, or torch.no_grad()."
+        )
     inputs = _inputs(problem, solver, traced, ts, start)
     program = Program(
         method, traced.field, traced.events, solver.controller, traced.size, inputs.each.shape[1],
@@ -141,14 +140,17 @@ def _on_user_states(flat: Any, function: Callable[..., Any]) -> Callable[..., An
     return lambda t, y, *args: function(t, flat.layout.unflatten(y), *args)
 
 
-def _check(problem: SolveProblem, method: Any, gradient: str) -> None:
+def _checked(problem: SolveProblem, method: Any, gradient: str) -> ButcherTableau | RosenbrockTableau:
+    """The method, if the problem is one for ensembles; InputError if not."""
     y, known = problem.y, "explicit methods with an error estimate (tsit5, dopri5, ...) and rodas5p"
     if not isinstance(method, (ButcherTableau, RosenbrockTableau)):
         raise InputError(f"ensemble=True takes {known}, got {getattr(method, 'name', method)!r}: use per_sample=True.")
     if y.dtype not in (torch.float32, torch.float64):
         raise InputError(f"ensemble=True takes float32 and float64 states, got {y.dtype}: use per_sample=True.")
     if gradient not in ("autograd", "forward"):
-        raise InputError(f"ensemble=True differentiates by forward sensitivities, got gradient={gradient!r}: leave it out.")
+        raise InputError(
+            f"ensemble=True differentiates by forward sensitivities, got gradient={gradient!r}: leave it out."
+        )
     if problem.dense or problem.save_at == "steps":
         raise InputError("ensemble=True keeps no steps: give times in ts, or use per_sample=True.")
     if problem.flat.mass is not None:
@@ -157,6 +159,7 @@ def _check(problem: SolveProblem, method: Any, gradient: str) -> None:
         raise InputError("ensemble=True records events and stops at them; for on_event use per_sample=True.")
     if problem.ts.requires_grad and torch.is_grad_enabled():
         raise InputError("ensemble=True differentiates y0 and args, not the times: use per_sample=True.")
+    return method
 
 
 def _backend(name: str, y: Tensor) -> Callable[[Program, Inputs, Buffers], None]:

@@ -117,7 +117,12 @@ def _own_args(args: tuple[Any, ...], batch: int) -> list[Tensor]:
 
 
 def _traced(
-    field: Callable[..., Any], events: Sequence[Callable[..., Any]], y0: Tensor, args: tuple[Any, ...], batched: bool, own: bool
+    field: Callable[..., Any],
+    events: Sequence[Callable[..., Any]],
+    y0: Tensor,
+    args: tuple[Any, ...],
+    batched: bool,
+    own: bool,
 ) -> Traced:
     batch, state = len(y0), y0.shape[1:]
     rows = 3 if len(state) and state[0] == 2 else 2
@@ -131,7 +136,9 @@ def _traced(
     def call(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(t: Tensor, y: Tensor, *given: Tensor) -> Any:
             values = iter(given)
-            return function(t, y, *pytree.tree_unflatten([next(values) if isinstance(x, Tensor) else x for x in leaves], spec))
+            return function(
+                t, y, *pytree.tree_unflatten([next(values) if isinstance(x, Tensor) else x for x in leaves], spec)
+            )
 
         return run
 
@@ -276,14 +283,14 @@ def _agrees(traced: Traced, field: Callable[..., Any], y0: Tensor, t0: Tensor, a
             return False
         mine = torch.stack(evaluate(traced, t0.to(y0.dtype), y0.reshape(len(y0), -1)), 1)
     scale = value.abs().nan_to_num(posinf=0.0).amax() if value.numel() else value.new_ones(())
-    return torch.allclose(
-        mine, value.to(mine.dtype), rtol=1e-3, atol=float(1e-4 * scale) + 1e-30, equal_nan=True
-    )
+    return torch.allclose(mine, value.to(mine.dtype), rtol=1e-3, atol=float(1e-4 * scale) + 1e-30, equal_nan=True)
 
 
 def evaluate(traced: Traced, t: Tensor, y: Tensor) -> list[Tensor]:
     """The traced field in PyTorch, t [batch], y [batch, size] -> size tensors [batch]: a check of the trace."""
-    each = torch.cat([x.detach().reshape(len(y), -1).to(y) for x in traced.sources.each], 1) if traced.sources.each else y
+    each = (
+        torch.cat([x.detach().reshape(len(y), -1).to(y) for x in traced.sources.each], 1) if traced.sources.each else y
+    )
     common = torch.cat([x.detach().reshape(-1).to(y) for x in traced.sources.common]) if traced.sources.common else y
     values: dict[int, Tensor] = {}
     for x in ordered(traced.field.outputs):

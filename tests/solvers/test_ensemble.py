@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from odenets.solvers import InputError, PIDController, Status, solve
+from odenets.solvers import PIDController, Status, solve
 from odenets.solvers.ensemble import build
 
 from .detest import PROBLEMS
@@ -16,19 +16,6 @@ from .stiff import STIFF, relative_error, robertson
 
 F64 = torch.float64
 pytestmark = pytest.mark.usefixtures("compiled")
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """A cache of its own, and a compiler."""
-    try:
-        build.compiler()
-    except InputError:
-        pytest.skip("no C++ compiler on this machine")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        build.load.cache_clear()
-        yield
 
 
 def van_der_pol(t, y, mu):

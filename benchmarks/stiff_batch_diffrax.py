@@ -37,7 +37,7 @@ def main(systems: int, end: float, rtol: float, atol: float, rounds: int) -> Non
         ys, accepted, rejected = jax.block_until_ready(batch(rates))
         times.append((time.perf_counter() - wall, time.process_time() - cpu))
     answer = {
-        "compile_and_first": times[0], "times": times[1:], "accepted": int(accepted.max()), "rejected": int(rejected.max()),
+        "compile_and_first": times[0], "times": times[1:], "accepted": accepted.tolist(), "rejected": rejected.tolist(),
         "ys": ys.tolist(), "versions": {"diffrax": diffrax.__version__, "jax": jax.__version__},
     }  # fmt: skip
     print(json.dumps(answer))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 import torchdiffeq
@@ -9,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from odenets import odeint_adjoint, solve
-from odenets.solvers import SolveError
+from odenets.solvers import Adaptive, FixedStep, SolveError, SplitField
 from tests.solvers.test_gradient_methods import F64, Field, start, weighted
 
 ADJOINTS = ("adjoint", "interpolating_adjoint")
@@ -118,6 +120,102 @@ def test_along_the_kept_path_where_the_state_cannot_be_solved_backward():
     assert not abs(gradients["adjoint"] - gradients["autograd"]) < abs(gradients["autograd"])
 
 
+class Fast(nn.Module):
+    """Two components, one of which follows a moving target at `rate`, from a start that is not on it."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.rate, self.w = nn.Parameter(torch.tensor(rate, dtype=F64)), nn.Parameter(torch.tensor(0.7, dtype=F64))
+
+    def stiff(self, t, y):
+        a, b = y.unbind(-1)
+        return torch.stack([-self.rate * (a - torch.cos(self.w * t) * b * b), -0.5 * b], -1)
+
+    def rest(self, t, y):
+        a, _ = y.unbind(-1)
+        return torch.stack([-torch.sin(t) * torch.ones_like(a), 0.1 * self.w * a * a], -1)
+
+    def forward(self, t, y):
+        return self.stiff(t, y) + self.rest(t, y)
+
+
+def gradients_of_fast(rate, solver, gradient):
+    """With respect to y0 (two samples), the logarithm of the rate, and w; and the cost."""
+    field = Fast(rate)
+    y0 = torch.tensor([[1.5, 0.3], [0.4, 0.8]], dtype=F64, requires_grad=True)
+    split = SplitField(field.rest, field.stiff) if str(getattr(solver, "method", "")).startswith("kencarp") else field
+    params = None if gradient == "autograd" else (field.rate, field.w)
+    solution = solve(split, y0, (0.0, 0.5, 1.0), solver=solver, gradient=gradient, params=params)
+    loss = (solution.ys[1:].square() * torch.tensor([1.0, 0.5], dtype=F64)).sum()
+    by_y0, by_rate, by_w = torch.autograd.grad(loss, (y0, field.rate, field.w))
+    return torch.cat([by_y0.flatten(), by_rate[None] * rate, by_w[None]]), solution.stats
+
+
+@functools.cache
+def exact_gradients_of_fast(rate):
+    return gradients_of_fast(rate, Adaptive("radauIIA5", rtol=1e-7, atol=1e-9), "autograd")[0]
+
+
+STIFF_METHODS = (
+    "kvaerno5", "radauIIA5", "rodas5p", "bdf", "kencarp4", "auto_tsit5_rodas5p",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("method", STIFF_METHODS)
+def test_the_interpolating_adjoint_of_stiff_methods(method):
+    """Contraction by e^-2000 over the interval; the backward steps are about as many as the forward ones."""
+    found, stats = gradients_of_fast(2000.0, Adaptive(method, rtol=1e-5, atol=1e-7), "interpolating_adjoint")
+    exact = exact_gradients_of_fast(2000.0)
+    assert (found - exact).norm() < 1e-4 * exact.norm()
+    assert stats.accepted_backward < 200 and stats.nfe_backward > stats.accepted_backward
+
+
+def test_the_interpolating_adjoint_of_a_stiff_method_takes_trees_and_fields_that_torch_func_does_not_know():
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx, grad):
+            (x,) = ctx.saved_tensors
+            return 2 * x * grad
+
+    w = torch.tensor(3.0, dtype=F64, requires_grad=True)
+    y0 = (torch.tensor([0.5], dtype=F64), torch.tensor([1.0, 2.0], dtype=F64))
+
+    def field(t, y):
+        return torch.sin(t) - w * Square.apply(y[0]), -50 * w * (y[1] - y[0])
+
+    gradients = []
+    for gradient in ("autograd", "interpolating_adjoint"):
+        ys = solve(field, y0, (0.0, 1.0), solver="kvaerno5", gradient=gradient, params=(w,), rtol=1e-6, atol=1e-8).ys
+        gradients.append(torch.autograd.grad(ys[0][-1].sum() + ys[1][-1, 0], w)[0])
+    assert torch.allclose(*gradients, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [200.0, 2000.0, 20000.0])
+@pytest.mark.parametrize("method", ["trbdf2", "sdirk2", "implicit_euler", "radauIIA3"])
+def test_an_adjoint_that_loses_the_path_is_an_error_and_not_a_wrong_gradient(method, rate):
+    """Steps of 1/40: backward, these methods damp (or, near a pole of R, blow up) what should grow by e^(rate/40)."""
+    with pytest.raises(SolveError, match=r"interpolating_adjoint.*checkpoint"):
+        gradients_of_fast(rate, FixedStep(method, steps=40), "adjoint")
+
+
+def test_the_drop_in_adjoint_warns_of_a_lost_path():
+    field, y0 = Fast(2000.0), torch.tensor([1.5, 0.3], dtype=F64)
+    ys = odeint_adjoint(field, y0, torch.tensor([0.0, 1.0]), method="trbdf2", options={"step_size": 0.025})
+    with pytest.warns(UserWarning, match="lost the forward solve's path"):
+        ys[-1].sum().backward()
+
+
+@pytest.mark.parametrize("method", ["rodas5p", "bdf", "kencarp4", "auto_tsit5_rodas5p"])
+def test_methods_that_cannot_walk_back_name_those_gradients_that_can(method):
+    with pytest.raises(ValueError, match=r"'interpolating_adjoint'.*'autograd' or 'checkpoint'"):
+        gradients_of_fast(20.0, Adaptive(method), "adjoint")
+
+
 class Counter(TorchDispatchMode):
     def __init__(self):
         super().__init__()
@@ -161,8 +259,8 @@ def test_backward_takes_a_fraction_of_torchdiffeqs_operations(gradient, part):
     assert counts[0].reads <= trials + 8  # one a step, and what chooses the first size
 
 
-def test_interpolating_adjoint_needs_an_explicit_method():
-    with pytest.raises(ValueError, match=r"explicit Runge-Kutta method, got Adams\('explicit_adams'\)"):
+def test_interpolating_adjoint_says_which_methods_it_takes():
+    with pytest.raises(ValueError, match=r"explicit Runge-Kutta method, or .*, got Adams\('explicit_adams'\)"):
         solve(Field(), start(), TS, solver="explicit_adams", steps=4, gradient="interpolating_adjoint")
 
 

@@ -92,7 +92,7 @@ def odeint_adjoint(
             started.callbacks = callbacks_on(func, layout, "_adjoint")
         return started
 
-    adjoint = AdjointProblem(problem.flat, forward, start, backward_options, t.requires_grad)
+    adjoint = AdjointProblem(problem.flat, forward, start, backward_options, t.requires_grad, strict=False)
     result = adjoint_solve(adjoint, problem.times, problem.y0, params)
     event_t, flat = result if event_fn is not None else (None, result)
     ys = problem.layout.unflatten(flat, (len(flat),))

@@ -8,6 +8,8 @@ solved from the last output time to the first together with x itself; at each ou
 the forward solve and a jumps by the loss's gradient there. The step size is carried over those jumps: only the
 derivative there is evaluated anew. The gradient is as good as the backward tolerance, not exact.
 
+A backward solve that does not come back to the states of the forward one is an error (see `way_back`).
+
 The seminorm (Kidger, Chen, Lyons, "Hey, that's not an ODE", 2021) leaves the integral over theta out of the error. With
 an explicit Runge-Kutta method the integral is not even part of the state (see `quadrature`), nor is dL/dt_0; other
 methods, and torchdiffeq's interface, carry both.
@@ -33,6 +35,7 @@ from ..state import StateLayout
 from .backward_pass import BackwardPass, WithState, explicit_tableau
 from .backward_solver import start_backward
 from .base import Gradient, SolveProblem, judged, pad_with_nan, stats_of
+from .way_back import WayBack, failed
 
 FlatFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -50,7 +53,8 @@ class Adjoint(Gradient):
         if (isinstance(method, str) and method in WALKERS) or not getattr(known, "integrates_adjoints", True):
             raise InputError(
                 f"gradient='adjoint' cannot walk backwards with {getattr(known, 'name', method)}, which needs the Jacobian "
-                "of the field it integrates: use gradient='autograd' or 'checkpoint'."
+                "of the field it integrates: use gradient='interpolating_adjoint' (as little graph, and stable where the "
+                "flow is stiff), 'autograd' or 'checkpoint'."
             )
 
     def solve(self, problem: SolveProblem) -> Solution:
@@ -102,6 +106,7 @@ class AdjointProblem:
         options: holds "norm", a function of the tuple (a_t, y, a, *a_params); looked up when backward runs.
         times_need_grad: whether to carry dL/dt at all.
         stats: where to write the cost of the backward solve.
+        strict: whether a backward solve that loses the path is an error, or a warning.
     """
 
     function: FlatFunction
@@ -110,6 +115,7 @@ class AdjointProblem:
     options: dict[str, Any]
     times_need_grad: bool = False
     stats: Stats = field(default_factory=Stats)
+    strict: bool = True
 
     def backward(
         self, ts: Tensor, ys: Tensor, grad_ys: Tensor, params: tuple[Tensor, ...], times_need_grad: bool
@@ -192,7 +198,7 @@ def _backward(
     function = _AugmentedField(problem.function, layout, params, times_need_grad)
     vector = layout.flatten(state)
     grad_ts = torch.zeros_like(ts) if times_need_grad else None
-    integrator = None
+    integrator, way_back = None, WayBack(problem.strict)
     host: list[float] = ts.tolist()
     for i in range(len(ts) - 1, 0, -1):
         adj_t, _, adj_y, *adj_params = layout.unflatten(vector)
@@ -213,9 +219,11 @@ def _backward(
             integrator.jump(vector)
         reached = integrator.outputs(ts[i - 1 : i], host[i - 1 : i])
         if not len(reached):
-            raise SolveError(f"the backward solve of the adjoint failed: {integrator.message}")
+            raise SolveError(failed(integrator.message))
         adj_t, y, adj_y, *adj_params = layout.unflatten(reached[0])
+        way_back.note(y, ys[i - 1], ys[i])
         vector = layout.flatten((adj_t, y, adj_y + grad_ys[i - 1], *adj_params))
+    way_back.check()
     adj_t, _, adj_y, *adj_params = layout.unflatten(vector)
     if grad_ts is not None:
         grad_ts[0] = adj_t

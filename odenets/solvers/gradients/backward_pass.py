@@ -18,6 +18,7 @@ from ..state import StateLayout
 from ..tableau import ButcherTableau
 from .backward_solver import start_backward
 from .quadrature import FlatFunction, ParameterIntegral, VectorJacobianProduct
+from .way_back import WayBack, failed
 
 
 def explicit_tableau(solver: Solver) -> ButcherTableau | None:
@@ -73,21 +74,22 @@ class BackwardPass(ABC):
 
         dL/dt_i is the loss's gradient at t_i along f, and dL/dt_0 is -a(t_0) along f: no part of the state.
         """
-        tableau = explicit_tableau(self.solver)
-        assert tableau is not None
         self.product = VectorJacobianProduct(self.function, params)
-        integral = ParameterIntegral(params, tableau)
+        integral = self.parameter_integral(params)
         host: list[float] = ts.tolist()
         a, integrator = grad_ys[-1], None
         for i in range(len(ts) - 1, 0, -1):
             if host[i - 1] != host[i]:  # equal: an event at the very start
                 state = self.state(ys[i], a)
                 if integrator is None:
-                    integrator = self._start(ts[i], state, integral)
+                    integrator = self.start(ts[i], state, integral)
                 else:
                     integrator.jump(state)
-                a = self.adjoint(self._walk(integrator, ts[i - 1 : i], host[i - 1], integral))
+                reached = self._walk(integrator, ts[i - 1 : i], host[i - 1], integral)
+                self.arrived(reached, ys[i - 1], ys[i])
+                a = self.adjoint(reached)
             a = a + grad_ys[i - 1]
+        self.back()
         if integrator is not None:
             self.stats.nfe_backward = self.product.nfe
             self.stats.accepted_backward = integrator.accepted
@@ -95,7 +97,21 @@ class BackwardPass(ABC):
         grad_ts = self._through_times(ts, ys, grad_ys, a) if times_need_grad else None
         return grad_ts, a, integral.total
 
-    def _start(self, t: Tensor, state: Tensor, integral: ParameterIntegral) -> Integrator:
+    def parameter_integral(self, params: Sequence[Tensor]) -> Any:
+        """What adds up int a^T df/dtheta dt over the accepted steps."""
+        tableau = explicit_tableau(self.solver)
+        assert tableau is not None
+        return ParameterIntegral(params, tableau)
+
+    def arrived(self, state: Tensor, y: Tensor, start: Tensor) -> None:
+        """The backward solve has come from the forward solve's state `start` to its state y."""
+
+    def back(self) -> None:
+        """The backward solve has come to the first time."""
+
+    def start(self, t: Tensor, state: Tensor, integral: Any) -> Integrator:
+        """The backward solve's integrator."""
+
         def noted(t: Tensor, state: Tensor) -> Tensor:
             return integral.note(*self.field(t, state))
 
@@ -103,12 +119,12 @@ class BackwardPass(ABC):
             self.solver, self.span, noted, StateLayout.of(state), t, state, self.state_norm, -self.direction
         )
 
-    def _walk(self, integrator: Integrator, end: Tensor, time: float, integral: ParameterIntegral) -> Tensor:
+    def _walk(self, integrator: Integrator, end: Tensor, time: float, integral: Any) -> Tensor:
         integrator.aim(end, time)
         while (integrator.now - time) * self.direction > 0:
             step = integrator.step()
             if step is None:
-                raise SolveError(f"the backward solve of the adjoint failed: {integrator.message}")
+                raise SolveError(failed(integrator.message))
             integral.add(step)
         return integrator.y
 
@@ -125,6 +141,16 @@ class BackwardPass(ABC):
 
 class WithState(BackwardPass):
     """The continuous adjoint: the state is (y, a) [2, *state], so that y is computed again on the way back."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.way_back = WayBack()
+
+    def arrived(self, state: Tensor, y: Tensor, start: Tensor) -> None:
+        self.way_back.note(state[0], y, start)
+
+    def back(self) -> None:
+        self.way_back.check()
 
     def state(self, y: Tensor, a: Tensor) -> Tensor:
         return torch.stack((y, a))

@@ -51,4 +51,4 @@ class _Flat(FlatField):
         return self.func(t, y)
 
     def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
-        return self.func(t, y)
+        return getattr(self.func, "evaluate", self.func)(t, y)  # type: ignore[no-any-return]

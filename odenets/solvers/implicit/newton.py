@@ -201,10 +201,14 @@ class NewtonSolver(StageSolver):
         failed = np.zeros(bookkeeping_shape(self.accuracy, self.y), bool)
         kappa = self.kappa(self.y)
         residual = equations.residual(k)
-        if not bool(torch.isfinite(residual).all()):  # the guess is out of reach: start from the state itself
-            k = torch.zeros_like(k)
-            residual = equations.residual(k)
         merit = torch.linalg.vector_norm(by_system(residual, self.dims), dim=-1)
+        # where the guess is out of reach, or further from a solution than the state itself, start from that
+        resting = equations.residual(torch.zeros_like(k))
+        near = torch.linalg.vector_norm(by_system(resting, self.dims), dim=-1)
+        rest = ~(merit <= near)[:, None]
+        k = by_stage(by_system(k, self.dims).masked_fill(rest, 0.0), k)
+        residual = by_stage(torch.where(rest, by_system(resting, self.dims), by_system(residual, self.dims)), k)
+        merit = torch.where(rest[:, 0], near, merit)
         for _ in range(5 * self.settings.max_iterations):
             if self.dense:
                 matrix = equations.dense(self.line, k, self.dims)

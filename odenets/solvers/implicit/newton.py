@@ -223,6 +223,8 @@ class NewtonSolver(StageSolver):
             size = self.size(moves, self.inverse_scale)
             if (size <= kappa).all() or (np.isfinite(size).all() and self.rounding(moves, equations.base).all()):
                 return Solved(k + delta, failed)
+            if not np.isfinite(size).all():
+                break
             share = torch.ones_like(merit)
             for _ in range(12):
                 trial = k + by_stage(by_system(delta, self.dims) * share[:, None], delta)
@@ -233,12 +235,12 @@ class NewtonSolver(StageSolver):
                     break
                 share = torch.where(better, share, share / 2)
             k, residual, merit = trial, left, fresh
-            if not np.isfinite(size).all():
-                break
         if not bool(torch.isfinite(residual).all()):
             self.cause = self._diagnosis(np.array([np.nan]))
         else:
             self.cause = "Newton's iteration did not converge, damped and with a Jacobian at every iterate"
+            if not np.isfinite(size).all():
+                self.cause += ": there, the Newton matrix I - h gamma J is singular"
         return Solved(k, ~failed)
 
     def filtered(self, error: Tensor, shift: float) -> Tensor:

@@ -54,6 +54,7 @@ class BoundMethod(ABC):
         """
 
     cause = ""  # why the last failed trial failed, in a few words
+    end_slope: Tensor | None = None  # f at the state reached as the step's equations gave it: f to their tolerance only
 
     def accepted(self, where: Tensor | None = None) -> None:
         """The last trial became a step: the next one starts where it ended.
@@ -68,8 +69,14 @@ class BoundMethod(ABC):
         """What the result of the next step depends on besides the state; () for a one-step method proper."""
         return ()
 
-    def restore(self, memory: tuple[Tensor, ...]) -> None:
-        """Go on from a state that was reached with this memory."""
+    def notes(self) -> Any:
+        """What else it depends on, a few numbers."""
+        return None
+
+    def restore(
+        self, memory: tuple[Tensor, ...], notes: Any = None, start: tuple[Tensor, Tensor] | None = None
+    ) -> None:
+        """Go on from a state `start` (t, y) that was reached with this memory and where these notes were taken."""
         self.jumped()
 
     def dense_output(self, step: Step) -> Step:

@@ -19,12 +19,18 @@ METHODS = {
     "recursive": ("recursive", "heun2"),
     "discrete_adjoint": ("discrete_adjoint", "heun2"),
     "discrete_adjoint, 1 slot": (DiscreteAdjoint(slots=1), "heun2"),
+    "forward": ("forward", "heun2"),
     "adjoint": ("adjoint", "heun2"),
     "reversible_heun": ("reversible", "reversible_heun"),
     "alf": ("reversible", "alf"),
     "coupled": ("reversible", Coupled("euler")),
 }
-every_method = pytest.mark.parametrize(("gradient", "solver"), METHODS.values(), ids=METHODS)
+every_method = pytest.mark.parametrize(
+    ("gradient", "solver"),
+    [*METHODS.values(), pytest.param("discrete_adjoint", "trbdf2", marks=pytest.mark.slow)],  # 800 Newton iterations
+    ids=[*METHODS, "implicit"],
+)
+AT_ONCE = ("autograd", "adjoint", "forward")  # no steps of their own in the backward pass
 
 
 class Decay(nn.Module):
@@ -57,8 +63,8 @@ def test_training_steps_do_not_grow_memory(gradient, solver):
 
 
 @pytest.mark.parametrize(
-    ("gradient", "solver"), [m for m in METHODS.values() if m[0] not in ("autograd", "adjoint")],
-    ids=[name for name in METHODS if name not in ("autograd", "adjoint")],
+    ("gradient", "solver"), [m for m in METHODS.values() if m[0] not in AT_ONCE],
+    ids=[name for name in METHODS if METHODS[name][0] not in AT_ONCE],
 )  # fmt: skip
 def test_an_exception_in_the_field_leaves_nothing_alive(gradient, solver):
     alive: list[weakref.ref] = []

@@ -15,14 +15,15 @@ from .autograd import Autograd
 from .base import Gradient, SolveProblem
 from .checkpoint import Checkpoint
 from .discrete_adjoint import DiscreteAdjoint
+from .forward import Forward
 from .interpolating_adjoint import InterpolatingAdjoint
 from .recursive import Recursive
 from .reversible import Reversible
 
-GRADIENTS: dict[str, type[Gradient]] = {
-    method.name: method
-    for method in (Auto, Autograd, Checkpoint, Recursive, DiscreteAdjoint, Reversible, Adjoint, InterpolatingAdjoint)
-}
+_METHODS: tuple[type[Gradient], ...] = (
+    Auto, Autograd, Checkpoint, Recursive, DiscreteAdjoint, Reversible, Adjoint, InterpolatingAdjoint, Forward,
+)  # fmt: skip
+GRADIENTS: dict[str, type[Gradient]] = {method.name: method for method in _METHODS}
 
 
 def resolve_gradient(gradient: Gradient | str) -> Gradient:
@@ -44,6 +45,7 @@ __all__ = [
     "Autograd",
     "Checkpoint",
     "DiscreteAdjoint",
+    "Forward",
     "Gradient",
     "InterpolatingAdjoint",
     "Recursive",

@@ -3,13 +3,15 @@
 For stages k_i = f(t_i, Y_i), Y_i = y + h sum_j a_ij k_j, with J_i the Jacobian of f at Y_i and lambda the gradient of
 the new state,
 
-    u_i = h b_i lambda + h sum_j a_ji g_j,   g_i = J_i^T u_i   (last stage first),
+    w_i = h b_i lambda + h sum_j a_ji g_j over later blocks j,   g_i = J_i^T u_i   (last stage first),
+    u_i = w_i for an explicit stage,   (I - h A (x) J)^T u = w over a block of implicit ones,
     gradient of y: lambda + sum_i g_i,   of theta: sum_i (df_i/dtheta)^T u_i,
     of h: sum_i b_i lambda^T k_i + sum_ij a_ij g_i^T k_j.
 
 It is the step's transpose written with weights u_i, so that nothing is divided by b_i, as it is in the usual
 partitioned form: Sanz-Serna, "Symplectic Runge-Kutta schemes for adjoint equations" (SIAM Review 58, 2016),
-section 3; Matsubara, Miyatake, Yaguchi, "Symplectic adjoint method" (NeurIPS 2021, arXiv:2102.09750).
+section 3; Matsubara, Miyatake, Yaguchi, "Symplectic adjoint method" (NeurIPS 2021, arXiv:2102.09750). A block of one
+stage (diagonally implicit methods) takes a matrix of the state's size, factorised at the solved stage itself.
 """
 
 from __future__ import annotations
@@ -22,22 +24,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import InputError
-from ..one_step import ExplicitRungeKutta
-from ..step import add_scaled, weighted_sum
 from ..tableau import ButcherTableau
 from .base import SolveProblem
 from .checkpoint import EveryState
-from .random_state import RandomState
 from .recomputed import Recomputed, Sweep
 from .record import State
 from .recursive import SomeStates, check_slots
 from .replay import Replay, gradients
+from .stages import Stages, combined, require_stages, stages_of
 
 
 @dataclass(frozen=True)
 class DiscreteAdjoint(Recomputed):
-    """Exact for explicit Runge-Kutta methods. Memory N D + s D + a: with large fields the smallest of the exact ones.
+    """Exact for Runge-Kutta methods. Memory N D + 2 s D + a: with large fields the smallest of the exact ones. Implicit
+    methods add what solving for the stages of one step takes, the matrices of one block included.
 
     Args:
         slots: keep only so many states and run steps again for the others, as `Recursive` does; None keeps all.
@@ -51,82 +51,83 @@ class DiscreteAdjoint(Recomputed):
 
     def check(self, problem: SolveProblem) -> None:
         super().check(problem)
-        method = problem.solver.method
-        bound = problem.start(problem.ts.reshape(-1)[0].detach(), problem.y.detach()).bound  # type: ignore[attr-defined]
-        if not isinstance(bound, ExplicitRungeKutta):
-            raise InputError(
-                f"gradient='discrete_adjoint' needs an explicit Runge-Kutta method, got {method!r}: use "
-                "gradient='checkpoint' or 'recursive'."
-            )
+        require_stages(problem, self.name)
 
     def sweep(self) -> Sweep:
         return EveryState(pull_back_by_stages) if self.slots is None else SomeStates(self.slots, pull_back_by_stages)
 
 
 def pull_back_by_stages(replay: Replay, n: int, state: State, grads: State) -> State:
-    """As `Replay.pull_back`, one stage's graph at a time; steps with outputs inside take the whole graph."""
+    """As `Replay.pull_back`, one stage's graph at a time; steps with outputs inside take the whole graph, and so do
+    implicit steps over random numbers.
+    """
     arrived, inside = replay.arrive(n, grads)
-    if inside:
+    tableau = getattr(replay.recording.bound, "tableau", None)  # of explicit methods
+    if inside or (tableau is None and replay.recording.draws):
         return replay.pull_back(n, state, grads)
-    bound = replay.recording.bound
-    assert isinstance(bound, ExplicitRungeKutta)
-    tableau, field, record, gathered = bound.tableau, replay.recording.field, replay.records[n], replay.gathered
-    (y,), (last,) = state, arrived
-    h, times, params, timed = record.h, record.times.unbind(), gathered.params, gathered.times_wanted
-    points, slopes, random = _stages(replay, n, y, times, tableau)
-    matrix = tableau.matrix
-    back: list[Tensor | None] = [None] * tableau.stages  # g_i
-    time_grads: list[Tensor | None] = [None] * tableau.stages
-    for i in reversed(range(_needed(tableau))):
-        weight = _combined([h * tableau.b[i], *(h * matrix[i + 1 :, i])], [last, *back[i + 1 :]])
-        if weight is None:  # nothing depends on this stage
+    step = stages_of(replay, n, state, None if tableau is None else _needed(tableau))
+    last, later = arrived[0], arrived[1] if len(arrived) > 1 and arrived[1].numel() else None
+    gathered, stages = replay.gathered, step.tableau.stages
+    back: list[Tensor | None] = [None] * stages  # g_i
+    time_grads: list[Tensor | None] = [None] * stages
+    carried: Tensor | None = None
+    for group in reversed(step.groups()):
+        weights = [_arriving(step, i, group.stop, last, back, later) for i in range(group.start, group.stop)]
+        if all(w is None for w in weights):  # nothing depends on these stages
             continue
-        replay.redraw(random[i])
-        with torch.enable_grad():
-            point = points[i].detach().requires_grad_(True)
-            time = times[i].detach().requires_grad_(True) if timed else times[i]
-            k = field(time, point)
-            leaves = (point, *params, *((time,) if timed else ()))
-            found = gradients([k], leaves, [weight])
-        gathered.add(found[1 : 1 + len(params)])
-        back[i] = found[0]
-        if timed:
-            slopes[i], time_grads[i] = k.detach(), found[-1]
-    if timed:
+        if group in step.blocks:
+            filled = torch.stack([torch.zeros_like(step.y) if w is None else w for w in weights])
+            weights = list(step.inverse(group, transposed=True)(filled).unbind())
+        elif step.carried:
+            carried = weights[0]
+            continue
+        for i, weight in zip(range(group.start, group.stop), weights):
+            if weight is not None:
+                back[i], time_grads[i] = _through_stage(replay, step, i, weight)
+    if gathered.times_wanted:
         size = last.real.new_zeros((), dtype=torch.float64)
-        for i, g in enumerate(back):
-            size = size + tableau.b[i] * _dot(last, slopes[i])
-            size = size + (0.0 if g is None else _dot(g, _combined(matrix[i], slopes)))
-        reached = [(c, g.double()) for c, g in zip(tableau.c, time_grads) if g is not None]
+        for b, row, g, k in zip(step.tableau.b, step.matrix, back, step.slopes):
+            size = size + b * _dot(last, k)
+            size = size + (0.0 if g is None else _dot(g, combined(row, step.slopes)))
+        reached = [(c, g.double()) for c, g in zip(step.tableau.c, time_grads) if g is not None]
         start = sum((g for _, g in reached), torch.zeros_like(size))
         gathered.add_times(n, start, size + sum(c * g for c, g in reached))
-    total = _combined([1.0] * (1 + tableau.stages), [last, *back])
+    total = combined([1.0] * (1 + stages), [last, *back])
     assert total is not None
-    return (total,)
+    memory = [torch.zeros_like(x) for x in state[1:]]
+    if carried is not None:
+        memory[0] = carried
+    return (total, *memory)
 
 
-def _stages(
-    replay: Replay, n: int, y: Tensor, times: Sequence[Tensor], tableau: ButcherTableau
-) -> tuple[list[Tensor], list[Tensor | None], list[RandomState]]:
-    """Y_i, k_i (but for the last that is needed, and later ones) and the random states before them, without a graph."""
-    field, record, needed = replay.recording.field, replay.records[n], _needed(tableau)
-    slopes: list[Tensor | None] = [None] * tableau.stages
-    points, random = [y], [record.random_first or record.random]
-    with torch.no_grad():
-        replay.redraw(random[0])
-        for i in range(needed - 1):
-            slopes[i] = field(times[i], points[i])
-            if i == 0 and record.random_first is not None:
-                replay.redraw(record.random)
-            points.append(add_scaled(y, record.h, _combined(tableau.a[i + 1], slopes)))
-            random.append(replay.now())
-    return points, slopes, random
+def _arriving(
+    step: Stages, i: int, stop: int, last: Tensor, back: Sequence[Tensor | None], later: Tensor | None
+) -> Tensor | None:
+    """What reaches k_i from the new state, from the stages from `stop` on, and from the next step if that starts with
+    the last stage.
+    """
+    h = step.h
+    weight = combined([h * step.tableau.b[i], *(h * step.matrix[stop:, i])], [last, *back[stop:]])
+    if later is not None and i == step.tableau.stages - 1:
+        return later if weight is None else weight + later
+    return weight
 
 
-def _combined(weights: Sequence[float], tensors: Sequence[Tensor | None]) -> Tensor | None:
-    """`weighted_sum` of those that are there."""
-    pairs = [(float(w), x) for w, x in zip(weights, tensors) if x is not None]
-    return weighted_sum([w for w, _ in pairs], [x for _, x in pairs])
+def _through_stage(replay: Replay, step: Stages, i: int, weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """J_i^T u_i, and what reaches t_i; the parameters' share is added to what is gathered."""
+    gathered = replay.gathered
+    params, timed = gathered.params, gathered.times_wanted
+    if step.random:
+        replay.redraw(step.random[i])
+    with torch.enable_grad():
+        point = step.points[i].detach().requires_grad_(True)
+        time = step.times[i].detach().requires_grad_(True) if timed else step.times[i]
+        k = replay.recording.field(time, point)
+        found = gradients([k], (point, *params, *((time,) if timed else ())), [weight])
+    gathered.add(found[1 : 1 + len(params)])
+    if timed and step.slopes[i] is None:
+        step.slopes[i] = k.detach()
+    return found[0], found[-1] if timed else None
 
 
 @functools.lru_cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ class StepRecord:
         random: before the step's first evaluation.
         calls: random states before each of the trial's evaluations; empty where they are all the same.
         random_first: before f at the start was evaluated, where that happened earlier (in the step before).
+        notes: of the bound method before the trial.
+        carried: whether f at the start is the method's own `end_slope` from the step before.
         inside: the output times in this step.
         shape: the step itself without its tensors, where outputs lie inside; None elsewhere.
         end: where f at the end was evaluated for its polynomial: time and random state.
@@ -46,6 +49,8 @@ class StepRecord:
     random: RandomState
     random_first: RandomState | None
     calls: list[RandomState]
+    notes: Any = None
+    carried: bool = False
     inside: slice = field(default_factory=lambda: slice(0, 0))
     shape: Step | None = None
     end: tuple[Tensor, RandomState] | None = None
@@ -97,20 +102,22 @@ class _Recorder(BoundMethod):
     ) -> Trial:
         assert isinstance(h, float)
         random_first: RandomState | None = None
+        carried = False
 
         def first() -> Tensor:
-            nonlocal random_first
+            nonlocal random_first, carried
             calls = self.field.nfe
             f = derivative()
+            carried = f is self.bound.end_slope
             if self.field.nfe == calls:
                 random_first = self.field.drawn.get(f, self.field.begun)
             return f
 
-        start, state = self.field.now(), (y, *self.bound.memory())
+        start, state, notes = self.field.now(), (y, *self.bound.memory()), self.bound.notes()
         self.field.calls = []
         trial = self.bound.trial(times, h, y, first, with_error)
         calls = [*self.field.calls] if any(call is not start for call in self.field.calls) else []
-        self.pending = StepRecord(torch.stack(tuple(times)), h, start, random_first, calls), state
+        self.pending = StepRecord(torch.stack(tuple(times)), h, start, random_first, calls, notes, carried), state
         return trial
 
     @property

@@ -83,8 +83,12 @@ class Replay:
     def advance(self, n: int, state: State) -> State:
         """The state after the n-th step, from the one before it."""
         self.advances += 1
+        return self.run(n, state)[0]
+
+    def run(self, n: int, state: State) -> tuple[State, Trial]:
+        """The same with the step itself."""
         with torch.no_grad():
-            return self._run(n, state, self.records[n].times.unbind(), self.records[n].h)[0]
+            return self._run(n, state, self.records[n].times.unbind(), self.records[n].h)
 
     def pull_back(self, n: int, state: State, grads: State) -> State:
         """Gradients with respect to the state before the n-th step, from those of the state after it."""
@@ -120,10 +124,13 @@ class Replay:
     def _run(self, n: int, state: State, times: Sequence[Tensor], h: float | Tensor) -> tuple[State, Trial]:
         record, field, bound = self.records[n], self.recording.field, self.recording.bound
         y = state[0]
-        bound.restore(state[1:])
+        bound.restore(state[1:], record.notes, (times[0], y))
         self.redraw(record.random)
 
         def first() -> Tensor:
+            if record.carried:
+                assert bound.end_slope is not None
+                return bound.end_slope
             start = times[0] if self.nodes[0] == 0 else times[0] - self.nodes[0] * h
             if record.random_first is None or record.random_first is record.random:
                 return field(start, y)
@@ -135,6 +142,8 @@ class Replay:
 
         trial = bound.trial(times, h, y, first, with_error=False)
         bound.accepted()
+        if getattr(self.recording.integrator, "perturb", False):
+            bound.jumped()
         return (trial.y1, *bound.memory()), trial
 
     def _outputs(self, record: StepRecord, times: StepTimes, y0: Tensor, y1: Tensor, trial: Trial) -> Tensor:
@@ -210,6 +219,44 @@ def gradients(
     return torch.autograd.grad(roots, inputs, values, retain_graph=retain_graph, allow_unused=True)
 
 
+def time_derivatives(problem: SolveProblem, recording: Recording) -> tuple[Tensor, Tensor]:
+    """The derivatives [N, T] of the steps' starts and of their sizes with respect to the output times: `timeline` is
+    their transpose.
+    """
+    n, times = len(recording.records), problem.ts.detach()
+    starts, sizes = times.new_zeros(n, len(times)), times.new_zeros(n, len(times))
+    if isinstance(recording.integrator, AdaptiveIntegrator):
+        ends = _ends(recording)
+        starts[: min(ends, default=n - 1) + 1, 0] = 1
+        if ends:
+            sizes[min(ends), 0] -= 1
+        if n and recording.records[-1].ends_at_output:
+            sizes[-1, -1] += 1
+        return starts, sizes
+    with torch.enable_grad():
+        ts, grid = _grid(problem, recording)
+        u = torch.zeros_like(grid, requires_grad=True)
+        (pulled,) = torch.autograd.grad(grid, ts, u, create_graph=True)
+        columns = [torch.autograd.grad(x, u, retain_graph=True)[0] for x in pulled.unbind()]
+    along = torch.stack(columns, 1)
+    return along[:-1], along.diff(dim=0)
+
+
+def _ends(recording: Recording) -> list[int]:
+    """Indices of the steps that were cut to end at a given time."""
+    n = len(recording.records)
+    return [*recording.stops, *([n - 1] if n and recording.records[-1].ends_at_output else [])]
+
+
+def _grid(problem: SolveProblem, recording: Recording) -> tuple[Tensor, Tensor]:
+    """The output times as leaves, and the grid of a fixed-step solve as a function of them."""
+    ts = problem.ts.detach().requires_grad_(True)
+    again = problem.solver.start(recording.field, ts[0], problem.y.detach(), problem.direction)
+    assert isinstance(again, FixedIntegrator)
+    again.aim(ts[1:])
+    return ts, again.grid[: len(recording.records) + 1]
+
+
 def timeline(problem: SolveProblem, recording: Recording, gathered: Gathered) -> Tensor | None:
     """Gradients of the output times [T] from those of the steps' starts and sizes; None if not wanted."""
     if gathered.ts is None:
@@ -221,7 +268,7 @@ def timeline(problem: SolveProblem, recording: Recording, gathered: Gathered) ->
     if isinstance(recording.integrator, AdaptiveIntegrator):
         # sizes are constants but for those of steps cut to end at a given time; starts follow the first output time
         # up to the first such step
-        ends = [*recording.stops, *([n - 1] if n and recording.records[-1].ends_at_output else [])]
+        ends = _ends(recording)
         first = min(ends, default=n - 1)
         if n:
             result[0] += torch.stack(starts[: first + 1]).sum()
@@ -231,11 +278,7 @@ def timeline(problem: SolveProblem, recording: Recording, gathered: Gathered) ->
             result[-1] += sizes[-1]
         return result
     with torch.enable_grad():
-        ts = problem.ts.detach().requires_grad_(True)
-        again = problem.solver.start(recording.field, ts[0], problem.y.detach(), problem.direction)
-        assert isinstance(again, FixedIntegrator)
-        again.aim(ts[1:])
-        grid = again.grid[: n + 1]
+        ts, grid = _grid(problem, recording)
         (found,) = gradients([grid[:-1], grid.diff()], [ts], [torch.stack(starts), torch.stack(sizes)])
     return result if found is None else result + found
 

@@ -17,6 +17,7 @@ M^T lambda in front of a node that solves with M. Without the setting a second d
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -47,6 +48,13 @@ def attached(equations: StageEquations, k: Tensor, solver: StageSolver) -> Tenso
     return _NewtonStep.apply(system, equations.slopes(k), k, equations.base, h, *equations.times)  # type: ignore
 
 
+def linear_solver(
+    equations: StageEquations, k: Tensor, solver: StageSolver, transposed: bool
+) -> Callable[[Tensor], Tensor]:
+    """r [s, *state] -> x with M x = r or M^T x = r, M = I - dF/dk at the solved stages k."""
+    return _System(equations, solver).inverse(equations, k, transposed)
+
+
 class _System:
     """What the backward pass needs besides tensors."""
 
@@ -68,35 +76,45 @@ class _System:
 
     def solve(self, equations: StageEquations, k: Tensor, rhs: Tensor, transposed: bool) -> Tensor:
         """M^{-1} rhs or M^{-T} rhs [s, *state], without a graph."""
-        with torch.no_grad():
-            equations, k, rhs = equations.detached(), k.detach(), rhs.detach()
-            b = by_system(rhs, self.batch_dims)
-            inverse = self._factorised(equations, k, transposed) if self.dense else None
-            if inverse is not None and self.certain:
-                return by_stage(inverse(b), rhs)
-            product = (equations.transposed_product if transposed else equations.product)(self.line, k)
-            apply = lambda v: by_system(product(by_stage(v, rhs)), self.batch_dims)  # noqa: E731
-            tolerance = torch.finfo(b.dtype).eps ** 0.75
-            guess = None if inverse is None else inverse(b)
-            if not self.certain:  # a residual per sample would not see that the samples are one system
-                joined = b.reshape(1, -1)
-                flat = lambda g: lambda v: g(v.reshape(b.shape)).reshape(1, -1)  # noqa: E731
-                result = gmres(
-                    flat(apply), joined, guess=None if guess is None else guess.reshape(1, -1), rtol=tolerance,
-                    precondition=None if inverse is None else flat(inverse),
-                )  # fmt: skip
-            else:
-                result = gmres(apply, b, guess=guess, rtol=tolerance, precondition=inverse)
-            worst = float(result.residual.max())
-            if worst > 1e3 * tolerance:
-                warnings.warn(
-                    f"the gradient's linear system was solved to {worst:.1e} only, after {result.iterations} products: "
-                    "raise dense_limit of the nonlinear solver, or take smaller steps.",
-                    stacklevel=2,
-                )
-            return by_stage(result.x.reshape(b.shape), rhs)
+        return self.inverse(equations, k, transposed)(rhs)
 
-    def _factorised(self, equations: StageEquations, k: Tensor, transposed: bool):
+    def inverse(self, equations: StageEquations, k: Tensor, transposed: bool) -> Callable[[Tensor], Tensor]:
+        """M^{-1} or M^{-T}, factorised once."""
+        with torch.no_grad():
+            equations, k = equations.detached(), k.detach()
+            factors = self._factorised(equations, k, transposed) if self.dense else None
+            if factors is not None and self.certain:
+                return lambda rhs: by_stage(factors(by_system(rhs.detach(), self.batch_dims)), rhs)
+            product = (equations.transposed_product if transposed else equations.product)(self.line, k)
+            return lambda rhs: self._iterated(product, factors, rhs.detach())
+
+    @torch.no_grad()
+    def _iterated(
+        self, product: Callable[[Tensor], Tensor], inverse: Callable[[Tensor], Tensor] | None, rhs: Tensor
+    ) -> Tensor:
+        b = by_system(rhs, self.batch_dims)
+        apply = lambda v: by_system(product(by_stage(v, rhs)), self.batch_dims)  # noqa: E731
+        tolerance = torch.finfo(b.dtype).eps ** 0.75
+        guess = None if inverse is None else inverse(b)
+        if not self.certain:  # a residual per sample would not see that the samples are one system
+            joined = b.reshape(1, -1)
+            flat = lambda g: lambda v: g(v.reshape(b.shape)).reshape(1, -1)  # noqa: E731
+            result = gmres(
+                flat(apply), joined, guess=None if guess is None else guess.reshape(1, -1), rtol=tolerance,
+                precondition=None if inverse is None else flat(inverse),
+            )  # fmt: skip
+        else:
+            result = gmres(apply, b, guess=guess, rtol=tolerance, precondition=inverse)
+        worst = float(result.residual.max())
+        if worst > 1e3 * tolerance:
+            warnings.warn(
+                f"the gradient's linear system was solved to {worst:.1e} only, after {result.iterations} products: "
+                "raise dense_limit of the nonlinear solver, or take smaller steps.",
+                stacklevel=2,
+            )
+        return by_stage(result.x.reshape(b.shape), rhs)
+
+    def _factorised(self, equations: StageEquations, k: Tensor, transposed: bool) -> Callable[[Tensor], Tensor]:
         matrix = equations.dense(self.line, k, self.batch_dims)
         matrix = matrix.reshape(-1, *matrix.shape[-2:])
         if matrix.dtype in (torch.float16, torch.bfloat16):

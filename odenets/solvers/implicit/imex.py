@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import field as setting
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -173,3 +174,14 @@ class Additive(BoundMethod):
 
     def jumped(self) -> None:
         self.solver.jumped()
+
+    def memory(self) -> tuple[Tensor, ...]:
+        return self.solver.memory()
+
+    def notes(self) -> Any:
+        return self.solver.notes()
+
+    def restore(
+        self, memory: tuple[Tensor, ...], notes: Any = None, start: tuple[Tensor, Tensor] | None = None
+    ) -> None:
+        self.solver.restore(memory, notes, start)

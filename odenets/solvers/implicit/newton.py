@@ -8,6 +8,7 @@ s D there is one of size D for every real eigenvalue and every conjugate pair.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -58,6 +59,7 @@ class NewtonSolver(StageSolver):
         self.krylov_iterations = getattr(settings, "krylov_iterations", 100)
         self.dense = True
         self.jacobian: Tensor | None = None
+        self.taken_at: tuple[Tensor, Tensor] | None = None  # (t, y) of that Jacobian
         self.fresh = False  # whether the Jacobian is that of the state the step starts from
         self.slow = False
         self.factors: list[ShiftedLU] = []
@@ -76,11 +78,14 @@ class NewtonSolver(StageSolver):
             self._factorise()
 
     def _evaluate_jacobian(self) -> None:
-        jacobian = self.line.matrix(self.t, self.y, self.dims)
+        self._take_jacobian(self.t, self.y)
+        self.fresh, self.slow, self.factored_h = True, False, None
+
+    def _take_jacobian(self, t: Tensor, y: Tensor) -> None:
+        jacobian = self.line.matrix(t, y, self.dims)
         if jacobian.dtype in (torch.float16, torch.bfloat16):
             jacobian = jacobian.float()
-        self.jacobian = jacobian.reshape(-1, *jacobian.shape[-2:])
-        self.fresh, self.slow, self.factored_h = True, False, None
+        self.jacobian, self.taken_at = jacobian.reshape(-1, *jacobian.shape[-2:]), (t, y)
         self.work.jacobians += 1
 
     def _is_factored(self) -> bool:
@@ -91,9 +96,12 @@ class NewtonSolver(StageSolver):
         return isinstance(known, float) and isinstance(h, float) and abs(known - h) <= 1e-3 * abs(h)
 
     def _factorise(self) -> None:
-        if self._is_factored():
-            return
-        h = self.h
+        h, known = self.h, self._is_factored()
+        if known:
+            if self.factors:
+                return
+            assert self.factored_h is not None
+            h = self.factored_h  # forgotten by `restore`
         assert self.jacobian is not None
         shift = moving(h).reshape(-1) if isinstance(h, Tensor) else h
         mass = None if self.mass is None else over_systems(self.mass, self.jacobian.shape[-1])
@@ -104,7 +112,8 @@ class NewtonSolver(StageSolver):
             )
             self.factors.append(ShiftedLU(jacobian, shift * value, mass))
         self.factored_h = h
-        self.eta = np.ones(bookkeeping_shape(self.accuracy, self.y))
+        if not known:
+            self.eta = np.ones(bookkeeping_shape(self.accuracy, self.y))
         self.work.factorisations += 1
 
     # One block of stages
@@ -255,7 +264,38 @@ class NewtonSolver(StageSolver):
         self.fresh = False
 
     def jumped(self) -> None:
-        self.jacobian, self.fresh = None, False
+        self.jacobian, self.taken_at, self.fresh = None, None, False
+
+    def memory(self) -> tuple[Tensor, ...]:
+        """Not the Jacobian but the time and state it was taken at."""
+        return self.taken_at or ()
+
+    def notes(self) -> _Notes:
+        assert not isinstance(self.factored_h, Tensor)
+        return _Notes(self.fresh, self.slow, self.factored_h, self.eta)
+
+    def restore(self, memory: tuple[Tensor, ...], notes: _Notes | None, start: tuple[Tensor, Tensor] | None) -> None:
+        if notes is None:
+            return self.jumped()
+        at = start if notes.fresh else memory
+        if not at:
+            self.jumped()
+        elif self.taken_at is None or self.taken_at[1].data_ptr() != at[1].data_ptr():
+            self.factors = []
+            self._take_jacobian(at[0].detach(), at[1].detach())
+        if notes.factored_h != self.factored_h:
+            self.factors = []
+        self.fresh, self.slow, self.factored_h, self.eta = notes
+        return None
+
+
+class _Notes(NamedTuple):
+    """Of a Newton iteration before a trial, see there."""
+
+    fresh: bool
+    slow: bool
+    factored_h: float | None
+    eta: np.ndarray
 
 
 class Modes:

@@ -123,6 +123,18 @@ class StageSolver(ABC):
     def jumped(self) -> None:
         """The state was replaced."""
 
+    def memory(self) -> tuple[Tensor, ...]:
+        """What the iterates of the next step depend on besides its equations; () for nothing. One clock only."""
+        return ()
+
+    def notes(self) -> Any:
+        """What else they depend on, a few numbers."""
+        return None
+
+    def restore(self, memory: tuple[Tensor, ...], notes: Any, start: tuple[Tensor, Tensor] | None) -> None:
+        """Go on from (t, y) as it was with this memory and these notes."""
+        self.jumped()
+
     # Measuring
 
     def batch_dims(self, t: Tensor, y: Tensor) -> int:

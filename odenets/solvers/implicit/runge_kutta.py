@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,6 +126,8 @@ class BoundImplicit(BoundMethod):
         self.solver = method.nonlinear.bind(field, accuracy, method.block_matrix)
         self.guesses = StageGuesses(method)
         self.over_reals: BoundImplicit | None = None
+        self.pending: Tensor | None = None
+        self.begun = False
 
     @property
     def work(self) -> Work:
@@ -144,6 +147,7 @@ class BoundImplicit(BoundMethod):
         stages = [derivative() if self.mass is None else self.field(times[0], y)]
         step = h.detach() if isinstance(h, Tensor) and h.dim() else float(h.detach() if isinstance(h, Tensor) else h)
         self.solver.begin(times[0].detach(), y.detach(), step)
+        self.begun = True
         self.guesses.begin(stages[0].detach(), step)
         failed = np.zeros((len(y),) if self.accuracy.per_sample else (), bool)
         for block in self.method.blocks:
@@ -158,6 +162,7 @@ class BoundImplicit(BoundMethod):
                 return Trial(y, torch.full_like(y, float("nan")), [*stages, *k.unbind()], self._flag(failed, y))
             stages.extend(attached(equations, k, self.solver).unbind())
         self.guesses.end(stages)
+        self.pending = stages[-1] if self.method.fsal else None
         y1 = add_scaled(y, h, weighted_sum(tableau.b, stages))
         error = None
         if with_error and tableau.b_error is not None:
@@ -189,9 +194,12 @@ class BoundImplicit(BoundMethod):
         trial = self.over_reals.trial(times, h, real(y), lambda: real(derivative()), with_error)
         back = lambda x: torch.view_as_complex(x.contiguous())  # noqa: E731
         error = None if trial.error is None else back(trial.error)
-        return Trial(back(trial.y1), error, [back(k) for k in trial.stages], trial.failed)
+        stages = [back(k) for k in trial.stages]
+        self.pending = stages[-1] if self.method.fsal else None
+        return Trial(back(trial.y1), error, stages, trial.failed)
 
     def accepted(self, where: Tensor | None = None) -> None:
+        self.end_slope = self.pending
         if self.over_reals is not None:
             self.over_reals.accepted(where)
             return
@@ -199,11 +207,35 @@ class BoundImplicit(BoundMethod):
         self.guesses.accepted(where)
 
     def jumped(self) -> None:
+        self.end_slope = self.pending = None
         if self.over_reals is not None:
             self.over_reals.jumped()
             return
         self.solver.jumped()
         self.guesses.forget()
+
+    def memory(self) -> tuple[Tensor, ...]:
+        """The last stage, with its gradient, and what decides at which iterate the next step's equations stop."""
+        of = self.over_reals or self
+        if not of.begun:
+            return ()
+        slope = torch.empty(0) if self.end_slope is None else self.end_slope
+        return (slope, *of.guesses.memory(), *of.solver.memory())
+
+    def notes(self) -> Any:
+        return (self.over_reals or self).solver.notes()
+
+    def restore(
+        self, memory: tuple[Tensor, ...], notes: Any = None, start: tuple[Tensor, Tensor] | None = None
+    ) -> None:
+        self.end_slope = self.pending = None
+        if self.over_reals is not None:
+            start = None if start is None else (start[0], torch.view_as_real(start[1].detach()))
+        of = self.over_reals or self
+        of.guesses.restore(memory[1:3])
+        if memory and memory[0].numel():
+            self.end_slope = memory[0]
+        of.solver.restore(memory[3:], notes, start)
 
 
 class _RealField:
@@ -243,6 +275,19 @@ class StageGuesses:
     def forget(self) -> None:
         self.last: tuple[Tensor, StepSize] | None = None
         self.trial: tuple[Tensor, StepSize] | None = None
+
+    def memory(self) -> tuple[Tensor, Tensor]:
+        """The last step's stages and size; empty where there are none to continue."""
+        if self.last is None:
+            return torch.empty(0), torch.empty(0)
+        k, h = self.last
+        assert isinstance(h, float)
+        return k, torch.tensor(h, dtype=torch.float64)
+
+    def restore(self, memory: tuple[Tensor, ...]) -> None:
+        self.forget()
+        if memory and memory[0].numel():
+            self.last = memory[0].detach(), memory[1].item()
 
     def begin(self, f0: Tensor, h: StepSize) -> None:
         self.f0, self.h = f0, h

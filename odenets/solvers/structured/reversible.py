@@ -83,7 +83,7 @@ class BoundReversible(BoundMethod):
     def memory(self) -> Pair:
         return () if self.pair is None else self.pair
 
-    def restore(self, memory: Pair) -> None:
+    def restore(self, memory: Pair, notes: object = None, start: tuple[Tensor, Tensor] | None = None) -> None:
         self.pair, self.pending = memory or None, None
 
     def widened(self, y: Tensor) -> Tensor:

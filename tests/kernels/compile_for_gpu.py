@@ -26,8 +26,8 @@ FOLDERS = ("coefficients", "delta", "depth_mix", "generator", "mhc", "runge_kutt
 TARGET = GPUTarget("cuda", 90, 32)
 TOKENS = 8192
 TYPES = {
-    torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int32: "i32", torch.int64: "i64",
-    float: "fp32", int: "i32",
+    torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16",
+    torch.int32: "i32", torch.int64: "i64", float: "fp32", int: "i32",
 }  # fmt: skip
 
 

@@ -147,11 +147,10 @@ def test_without_a_compiler_the_message_says_so(monkeypatch):
         build.compiler()
 
 
-def test_old_libraries_are_dropped(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "MOST_KEPT", 3)
+def test_old_libraries_are_dropped(tmp_path):
     for age in range(5):
         library = tmp_path / f"{age}.so"
         library.touch()
         build.os.utime(library, (1000 - age, 1000 - age))
-    build._drop_oldest(tmp_path)
+    build.drop_oldest(tmp_path, "*.so", 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.so", "1.so", "2.so"]

@@ -83,7 +83,7 @@ def load(source: str) -> ctypes.CDLL:
         os.utime(library)
     else:
         _compile(path, source, library)
-        _drop_oldest(library.parent)
+        drop_oldest(library.parent, "*.so", MOST_KEPT)
     return ctypes.CDLL(str(library))
 
 
@@ -98,12 +98,14 @@ def _compile(path: str, source: str, library: Path) -> None:
         os.replace(built, library)
 
 
-def _drop_oldest(path: Path) -> None:
+def drop_oldest(path: Path, pattern: str, keep: int) -> None:
+    """Remove all but the newest files of a folder."""
+
     def age(library: Path) -> float:
         try:
             return library.stat().st_mtime
         except OSError:  # another process removed it
             return 0.0
 
-    for library in sorted(path.glob("*.so"), key=age)[:-MOST_KEPT]:
+    for library in sorted(path.glob(pattern), key=age)[:-keep]:
         library.unlink(missing_ok=True)

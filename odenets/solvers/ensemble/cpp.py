@@ -12,10 +12,10 @@ from pathlib import Path
 
 from .fragments import Program
 from .printer import Code, printed
+from .problem import SETTINGS
 from .scalars import Scalar
 
 GROUPS = 4  # vectors of trajectories that a thread walks in turn
-SETTINGS = ("direction", "min_step", "max_step", "max_steps", "first_step", "epsilon")
 
 _OPERATORS = {
     "add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",

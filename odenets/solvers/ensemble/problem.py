@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+SETTINGS = ("direction", "min_step", "max_step", "max_steps", "first_step", "epsilon")
+
 
 @dataclass
 class Inputs:
@@ -17,7 +19,7 @@ class Inputs:
         y0: starts [batch, D].
         each: parameters of every trajectory [batch, P].
         common: shared parameters, then rtol [D], then atol [D].
-        settings: direction, min_step, max_step, max_steps, first_step (0: choose it), epsilon (of the times).
+        settings: the numbers of `SETTINGS`: first_step is 0 where it is to be chosen, epsilon the times' resolution.
         rules: per event its direction, the crossing that ends the solve (0: none), its limit; int64 [E, 3].
     """
 

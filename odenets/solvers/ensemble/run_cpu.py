@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from .build import load
-from .cpp import SETTINGS, source
+from .cpp import source
 from .fragments import Program
-from .problem import Buffers, Inputs
+from .problem import SETTINGS, Buffers, Inputs
 
 _REAL = {torch.float64: "double", torch.float32: "float"}
 _sources: dict[str, str] = {}

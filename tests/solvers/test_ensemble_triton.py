@@ -69,7 +69,8 @@ def test_gradients_are_those_of_the_loop():
 def test_every_function():
     functions = [
         torch.tanh, torch.sinh, torch.cosh, torch.expm1, torch.log1p, torch.tan, torch.erf, torch.floor, torch.ceil,
-        torch.abs, torch.sign, torch.sigmoid, torch.nn.functional.gelu, lambda x: (x.abs() + 1) ** 0.7, lambda x: x.abs() ** (x + 2),
+        torch.abs, torch.sign, torch.sigmoid, torch.nn.functional.gelu,
+        lambda x: (x.abs() + 1) ** 0.7, lambda x: x.abs() ** (x + 2),
         lambda x: torch.maximum(x, 0.1 - x), lambda x: torch.clamp(x, -0.5, 0.3), lambda x: x**-3,
         lambda x: ((x > -0.3) & ~(x > 0.3)).to(x.dtype),
     ]  # fmt: skip

@@ -6,8 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from odenets.blocks import Block
+from odenets.blocks.flow_block import FlowBlock
+from odenets.flows import semilinear_field
 from odenets.models.neural_ode import NeuralODE
 from odenets.solvers import Gradient, Solver
+from odenets.solvers.methods import ONE_STEP
+from odenets.solvers.structured.exponential import ExponentialRungeKutta
 
 
 class FlowODE(NeuralODE):
@@ -15,7 +19,8 @@ class FlowODE(NeuralODE):
     (a full step), where the block freezes its coefficients. Constant weights: one block.
 
     With `FixedStep("euler", steps=N)` a residual block's flow gives the stack `FlowStack(block, T, N, tied=True)`
-    exactly; other blocks' stacks tend to it as N grows.
+    exactly; other blocks' stacks tend to it as N grows. Exponential methods (etd1, etdrk2, etdrk4, hochost4) take the
+    flow's linear part at the start of each solve, and integrate that exactly.
 
     Args:
         block: a factory of the block, one that knows its flow (residual, highway, delta, hyper-connections, ...).
@@ -51,6 +56,18 @@ class FlowODE(NeuralODE):
     def forward(self, x: Tensor, ts: Tensor | None = None) -> Tensor:
         """x of any shape the block takes, the input at ts[0]; ts [T] monotone, None: (0, T). Returns x's shape."""
         return self.block.readout(super().forward(self.block.lift(x), ts))
+
+    def solved_field(self, x: Tensor, ts: Tensor) -> nn.Module:
+        method = getattr(self.solver, "method", None)
+        known = ONE_STEP.get(method) if isinstance(method, str) else method
+        if not isinstance(known, ExponentialRungeKutta):
+            return self.field
+        if not isinstance(self.block, FlowBlock):
+            raise ValueError(
+                f"{known.name} integrates a flow's linear part, and {type(self.block).__name__} has none: choose a block "
+                "on a semilinear flow (highway, delta, hyper-connections, semilinear), or another solver"
+            )
+        return semilinear_field(self.block.flow, ts[0].to(x.dtype), x)
 
 
 class _FieldOf(nn.Module):

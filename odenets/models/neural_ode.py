@@ -65,9 +65,13 @@ class NeuralODE(nn.Module):
         if ts is None:
             # The solvers' own precision: rounded to float32, t1 = 0.7 would be off by 1e-8.
             ts = torch.tensor([self.t0, self.t1], dtype=torch.float64, device=x.device)
-        solution = solve(self.field, x, ts, solver=self.solver, gradient=self.gradient)
+        solution = solve(self.solved_field(x, ts), x, ts, solver=self.solver, gradient=self.gradient)
         self.last_stats = solution.stats
         return solution.ys[-1] if self.output == "end" else solution.ys
+
+    def solved_field(self, x: Tensor, ts: Tensor) -> nn.Module:
+        """The field in the form that the solver is given, for a solve from x over ts."""
+        return self.field
 
     def extra_repr(self) -> str:
         # Only the settings that differ from their defaults: a solver has a dozen.

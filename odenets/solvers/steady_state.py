@@ -43,7 +43,7 @@ def steady_state(
     y0: Any,
     *,
     method: str = "newton",
-    tolerance: float = 1e-8,
+    tolerance: float | None = None,
     t: float = 0.0,
     args: tuple[Any, ...] = (),
     per_sample: bool = False,
@@ -64,7 +64,8 @@ def steady_state(
         method: "newton" (damped; any steady state near y0, also an unstable one; a Jacobian matrix per iteration) or
             "flow" (the solve from y0 until |f| is a thousandth of what it was, then Newton: a solve with error control
             hovers about its steady state at a distance of its tolerance).
-        tolerance: the root mean square of f, of every system, that counts as zero.
+        tolerance: the root mean square of f, of every system, that counts as zero. None: 1e-8, or where the state's
+            precision is lower a hundred times its rounding (1.2e-5 in float32).
         t: the time at which f is taken ("newton") or starts from ("flow", for fields that settle with time).
         per_sample: the first dimension of y0 numbers separate systems, each with a Jacobian of its own.
         max_iterations: Newton iterations.
@@ -78,6 +79,10 @@ def steady_state(
     y = layout.flatten(y0).detach()
     if y.is_complex():
         raise InputError("a steady state needs a real state: write real and imaginary parts as separate components.")
+    if tolerance is None:
+        tolerance = max(1e-8, 100 * torch.finfo(y.dtype).eps)
+    if not tolerance > 0:
+        raise InputError(f"tolerance must be positive, got {tolerance}.")
     problem = _Problem(flat, y.new_tensor(t, dtype=torch.float64), int(per_sample), tolerance)
     with torch.no_grad():
         if method == "newton":

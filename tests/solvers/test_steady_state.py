@@ -82,6 +82,24 @@ def test_tuples_and_single_precision():
     assert torch.autograd.grad(found.y[1].sum(), a)[0].item() == pytest.approx(4.0)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_single_precision_settles_with_the_default_tolerance(method, scale):
+    """A network of 32 units, a state of order one; against the same in double precision."""
+    torch.manual_seed(0)
+    weight, bias = torch.randn(32, 32, dtype=F64) / 12, torch.randn(32, dtype=F64)
+
+    def found(dtype):
+        w, b = weight.to(dtype), bias.to(dtype)
+        return steady_state(
+            lambda t, y: scale * (torch.tanh(w @ y + b) - y), torch.zeros(32, dtype=dtype), method=method
+        )
+
+    single, double = found(torch.float32), found(F64)
+    assert single.status is Status.SUCCESS and float(double.residual) <= 1e-8
+    assert torch.allclose(single.y.double(), double.y, atol=2e-5)
+
+
 @pytest.mark.parametrize(
     ("field", "settings", "status"),
     [
@@ -105,5 +123,7 @@ def test_failures_end_with_their_cause(field, settings, status):
 def test_wrong_input_says_what_to_write():
     with pytest.raises(InputError, match="newton or flow"):
         steady_state(lambda t, y: y, torch.ones(1), method="picard")
+    with pytest.raises(InputError, match="tolerance must be positive"):
+        steady_state(lambda t, y: y, torch.ones(1), tolerance=0.0)
     with pytest.raises(InputError, match="real state"):
         steady_state(lambda t, y: y, torch.ones(1, dtype=torch.complex64))

@@ -51,6 +51,10 @@ class LinearPart(ABC):
     def matrix(self) -> Tensor:
         """A as a dense matrix [.., m, m], to check against."""
 
+    def data(self) -> tuple[Tensor, bool]:
+        """A as (matrices [.., m, m], False), or as (a diagonal that broadcasts against the state, True)."""
+        return self.matrix(), False
+
     def forcing(self, b: Forcing) -> Tensor | float:
         """b as a tensor that broadcasts against the state."""
         if b is None:

@@ -33,6 +33,9 @@ class Diagonal(LinearPart):
     def matrix(self) -> Tensor:
         return torch.diag_embed(-self.tau)
 
+    def data(self) -> tuple[Tensor, bool]:
+        return -self.tau, True
+
     def _propagate(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor:
         z = -h * self.tau.to(x.dtype)
         new = scheme.R(z) * x

@@ -31,6 +31,9 @@ class Zero(LinearPart):
             raise ValueError("the zero part does not know its size: say Zero(size) to ask for its matrix.")
         return torch.zeros(self.size, self.size)
 
+    def data(self) -> tuple[Tensor, bool]:
+        return torch.zeros(1), True
+
     def field(self, x: Tensor, b: Forcing = None) -> Tensor:
         value = self.forcing(b)
         return value.to(x.dtype).expand_as(x) if isinstance(value, Tensor) else torch.zeros_like(x)

@@ -89,7 +89,8 @@ class BoundExponential(BoundStructured):
         parts = owner.linear_parts()
         if len(parts) != len(self.layout.shapes):
             raise InputError(f"linear must be a tree like the state, of {len(self.layout.shapes)}, got {len(parts)}.")
-        self.parts = [_LinearPart(*part) for part in parts]
+        axis = getattr(owner, "axis", -1)
+        self.parts = [_LinearPart(linear, diagonal, axis) for linear, diagonal in parts]
         for part, shape, dtype in zip(self.parts, self.layout.shapes, self.layout.dtypes):
             part.check(shape, dtype)
         self._known: OrderedDict[tuple[float, bool], list[list[Combination]]] = OrderedDict()
@@ -142,9 +143,12 @@ class Combination:
 
     Args:
         weights: diagonals or matrices; None is zero.
+        diagonal: which of the two.
+        axis: the dimension of the vectors that matrices act on.
     """
 
-    def __init__(self, weights: list[Tensor | None], diagonal: bool) -> None:
+    def __init__(self, weights: list[Tensor | None], diagonal: bool, axis: int = -1) -> None:
+        self.axis = axis
         self.used = [i for i, weight in enumerate(weights) if weight is not None]
         self.diagonal = diagonal
         present = [weight for weight in weights if weight is not None]
@@ -157,7 +161,7 @@ class Combination:
             self._as[dtype] = [weight.to(dtype) for weight in self.weights]
         weights, used = self._as[dtype], [vectors[i] for i in self.used]
         if not self.diagonal:
-            return apply(weights[0], torch.cat(used, -1), False)
+            return apply(weights[0], torch.cat(used, self.axis), False, self.axis)
         total = weights[0] * used[0]
         for weight, vector in zip(weights[1:], used[1:]):
             total = torch.addcmul(total, weight, vector)
@@ -167,8 +171,8 @@ class Combination:
 class _LinearPart:
     """L on one tensor of the state, and its phi functions."""
 
-    def __init__(self, linear: Tensor, diagonal: bool) -> None:
-        self.given, self.diagonal = linear, diagonal
+    def __init__(self, linear: Tensor, diagonal: bool, axis: int) -> None:
+        self.given, self.diagonal, self.axis = linear, diagonal, axis
         self.linear = linear.to(torch.complex128 if linear.is_complex() else torch.float64)
         if not diagonal:
             self.norm = float(torch.linalg.matrix_norm(self.linear.detach(), 1).amax())
@@ -181,11 +185,12 @@ class _LinearPart:
         if self.diagonal:
             fits = len(size) <= len(shape) and all(n in (1, m) for n, m in zip(size[::-1], shape[::-1]))
         else:
-            fits = len(shape) >= len(size) - 1 and shape[-1] == size[-1] and (len(size) == 2 or shape[0] == size[0])
+            lead = len(size) - 2
+            fits = len(shape) >= lead - self.axis and shape[self.axis] == size[-1] and list(shape[:lead]) == size[:lead]
         if not fits:
             raise InputError(
                 f"the linear part {size} does not act on a state {list(shape)}: it must be [D, D], [D] or [B, D, D] for "
-                "a state [B, ..., D]."
+                f"a state [B, ..., D{', C' if self.axis == -2 else ''}]."
             )
 
     def combinations(self, method: ExponentialRungeKutta, h: StepSize) -> list[Combination]:
@@ -196,7 +201,7 @@ class _LinearPart:
             for weight in row:
                 terms = [functions[at][k] * (h * factor) for factor, k, at in weight]
                 weights.append(sum(terms[1:], terms[0]) if terms else None)
-            result.append(Combination(weights, self.diagonal))
+            result.append(Combination(weights, self.diagonal, self.axis))
         return result
 
     def _phi(self, h: StepSize, c: float, highest: int) -> list[Tensor]:

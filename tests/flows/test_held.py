@@ -90,7 +90,6 @@ def test_a_constant_linear_part_leaves_the_forcing_alone_and_stiff_rates_are_int
     assert torch.equal(field.nonlinear(t, x), flow.freeze(t, x).forcing)
     found = solve(field, x0, (0.0, 1.0), solver=FixedStep("etdrk4", steps=10)).ys[-1]
     exact = torch.sin(torch.ones((), dtype=F64)) + torch.exp(-tau) * x0
-    print(found - exact)
     assert torch.allclose(found, exact, rtol=0, atol=2e-4)
     assert not torch.isfinite(solve(flow, x0, (0.0, 1.0), solver=FixedStep("rk4", steps=100), throw=False).ys[-1]).all()
 

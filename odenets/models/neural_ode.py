@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from odenets.solvers import Adaptive, Gradient, Solver, Stats, resolve_gradient, resolve_solver, solve
+from odenets.solvers.compiled import check_mode
 
 OUTPUTS = ("end", "trajectory")
 
@@ -21,6 +22,7 @@ class NeuralODE(nn.Module):
         gradient: how the solve is differentiated, as in `odenets.solvers.solve`: a name, or a method with its settings.
         t0, t1: the time interval when `forward` is given no times; t1 < t0 integrates backward.
         output: "end": the state at the last time; "trajectory": the states at all times.
+        compile: False, "step", "solve" or "auto", as in `odenets.solvers.solve`.
 
     Attributes:
         last_stats: evaluations and steps of the latest solve (`Stats`), None before; under gradient="adjoint" its
@@ -38,6 +40,7 @@ class NeuralODE(nn.Module):
         t0: float = 0.0,
         t1: float = 1.0,
         output: str = "end",
+        compile: bool | str = False,
     ):
         super().__init__()
         if not isinstance(field, nn.Module):
@@ -49,12 +52,14 @@ class NeuralODE(nn.Module):
             raise ValueError(f"output= takes one of {OUTPUTS}, got {output!r}")
         if not (math.isfinite(t0) and math.isfinite(t1)) or t0 == t1:
             raise ValueError(f"NeuralODE expects two different finite times, got t0={t0}, t1={t1}")
+        check_mode(compile)
         self.field = field
         self.solver = _stopping_at_jumps(resolve_solver(solver), getattr(field, "jump_times", ()))
         self.gradient = resolve_gradient(gradient)
         self.t0 = t0
         self.t1 = t1
         self.output = output
+        self.compiled = compile
         self.last_stats: Stats | None = None
 
     def forward(self, x: Tensor, ts: Tensor | None = None) -> Tensor:
@@ -65,7 +70,8 @@ class NeuralODE(nn.Module):
         if ts is None:
             # The solvers' own precision: rounded to float32, t1 = 0.7 would be off by 1e-8.
             ts = torch.tensor([self.t0, self.t1], dtype=torch.float64, device=x.device)
-        solution = solve(self.solved_field(x, ts), x, ts, solver=self.solver, gradient=self.gradient)
+        field = self.solved_field(x, ts)
+        solution = solve(field, x, ts, solver=self.solver, gradient=self.gradient, compile=self.compiled)
         self.last_stats = solution.stats
         return solution.ys[-1] if self.output == "end" else solution.ys
 

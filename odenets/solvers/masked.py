@@ -86,7 +86,7 @@ class Stepper:
     controller: PIDController
     min_step: float
     max_step: float
-    max_steps: int
+    max_steps: int | Tensor
     per_sample: bool = True
     bound: BoundMethod = dataclasses.field(init=False)
 
@@ -125,7 +125,8 @@ class Stepper:
             small_enough = ratio <= 1
             if self.min_step > 0:
                 small_enough = small_enough | (finite & (size <= self.min_step))
-            accept = running & small_enough if only is None else only
+            standing = (t + h == t) & ~arrives  # below what the time resolves: only the state would move
+            accept = running & small_enough & ~standing if only is None else only
             refused = running & ~accept
             arrived = accept & arrives
             factor = self.controller.factor(self.method.control_order, ratio, clock.previous, clock.before)
@@ -147,13 +148,14 @@ class Stepper:
         f = torch.where(mask, stages[-1], clock.f)
         accepted = clock.accepted + accept
         rejected = clock.rejected + refused
-        status = self._status(clock, running, refused, arrived, finite, trial.failed, next_size, accepted + rejected)
+        trials = accepted + rejected
+        status = self._status(clock, running, refused, arrived, finite, trial.failed, standing, next_size, trials)
         next_clock = Clock(t1, next_size, y1, f, previous, before, status, accepted, rejected)
         return next_clock, MaskedStep(t, t1, h, y, y1, stages, accept, finite)
 
-    def _status(self, clock, running, refused, arrived, finite, failed, next_size, trials) -> Tensor:
+    def _status(self, clock, running, refused, arrived, finite, failed, standing, next_size, trials) -> Tensor:
         span = torch.maximum(clock.t.abs(), self.limit.abs()).detach()
-        stuck = next_size <= span * torch.finfo(next_size.dtype).eps
+        stuck = (next_size <= span * torch.finfo(next_size.dtype).eps) | standing
         if self.min_step > 0:
             stuck = stuck | (clock.size <= self.min_step)
         stuck = stuck & refused

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .compiled import check_mode, solve_compiled, with_compiled_step
 from .errors import InputError
 from .events.event import Event
 from .events.segments import solve_by_segments
@@ -34,6 +35,7 @@ def solve(
     events: Sequence[Event] = (),
     throw: bool = True,
     ensemble: bool | str = False,
+    compile: bool | str = False,
     **settings: Any,
 ) -> Solution:
     """Solve dy/dt = field(t, y, *args), y(ts[0]) = y0.
@@ -59,6 +61,10 @@ def solve(
         throw: raise when the solve fails; otherwise look at `Solution.status`.
         ensemble: solve y0 [batch, *state] by one compiled program with a clock per trajectory, for small states and
             large batches; "cpu" or "triton" to name what it is compiled for. See docs/ensembles.md.
+        compile: "solve": the whole solve as one compiled program (seconds to compile, once per kind of field, settings
+            and number of dimensions); "step": each step of an explicit method, under the eager loop; "auto": "solve"
+            where that is possible, else False. A field that cannot be captured is named in a warning and solved
+            eagerly. See docs/performance.md.
         **settings: replace settings of the solver, e.g. rtol=1e-9, steps=20, per_sample=True.
 
     Returns:
@@ -69,6 +75,11 @@ def solve(
         SolveError: if the solve fails and throw is true; its `solution` holds what was computed.
     """
     solver = resolve_solver(solver, **settings, **({"per_sample": True} if ensemble else {}))
+    check_mode(compile)
+    if ensemble and compile:
+        raise InputError("an ensemble is compiled anyway: leave out compile=.")
+    if compile == "step":
+        solver = with_compiled_step(solver)
     per_sample = isinstance(solver, Adaptive) and solver.per_sample
     layout = StateLayout.of(y0, batch_dims=int(per_sample))
     y = layout.flatten(y0)
@@ -89,11 +100,14 @@ def solve(
     if alone:
         return Solution(ts, layout.unflatten(y[None], (1,)))
     by_segments = problem.events and not method.takes_events
+    solution: Solution | None = None
     if ensemble:
         from .ensemble import solve_ensemble  # imports Triton where there is a GPU
 
         solution = solve_ensemble(problem, method.name, "auto" if ensemble is True else ensemble)
-    else:
+    elif compile in ("solve", "auto"):
+        solution = solve_compiled(problem, method, str(compile))
+    if solution is None:
         solution = solve_by_segments(method, problem) if by_segments else method.solve(problem)
     if save_at == "end":
         solution.ts, solution.ys = solution.ts[..., -1:], solution.ys[-1:]

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..compiled import check_mode, solve_compiled, with_compiled_step
 from ..errors import InputError, SolveError
-from ..gradients.base import smallest
-from ..integrator import Integrator
+from ..gradients.autograd import Autograd
+from ..gradients.base import SolveProblem, smallest
+from ..integrator import Callbacks, Integrator
 from ..solution import Solution
 from ..solver import Scipy
 from .event import combined_event, find_event
@@ -27,6 +29,7 @@ def odeint(
     method: str | None = None,
     options: dict[str, Any] | None = None,
     event_fn: Callable[[Tensor, Any], Tensor] | None = None,
+    compile: bool | str = False,
 ) -> Any:
     """Solve dy/dt = func(t, y), y(t[0]) = y0, differentiably through the steps.
 
@@ -44,6 +47,7 @@ def odeint(
             max_order, max_iters; the implicit methods max_iters. scipy_solver: solver, min_step, max_step.
         event_fn: g(t, y); the solve ends where it (or the first of its elements) crosses zero. Needs len(t) == 2, of
             which only t[0] and the direction count.
+        compile: "solve", "step" or "auto", as in `solve`; callbacks and event_fn need False.
 
     Returns:
         y [T, *y0.shape] (a tuple of those for a tuple state); with event_fn (t_event, y [2, *y0.shape]).
@@ -52,6 +56,10 @@ def odeint(
         InputError: wrong input. SolveError: the solve failed; the message names the cause.
     """
     problem = Problem.read(func, y0, t, rtol, atol, method, options)
+    if compile:
+        compiled = _compiled(problem, compile, event_fn is not None)
+        if compiled is not None:
+            return compiled
     if event_fn is not None:
         event_t, flat = solve_to_event(problem, event_fn)
         return event_t, problem.layout.unflatten(flat, (2,))
@@ -59,6 +67,28 @@ def odeint(
     ys = problem.layout.unflatten(flat, (len(flat),))
     if integrator is not None and integrator.message:
         raise_failure(problem, integrator, ys)
+    return ys
+
+
+def _compiled(problem: Problem, mode: bool | str, has_event: bool) -> Any:
+    """The states by a compiled solve; None where it is to be solved eagerly, with compiled steps for mode "step"."""
+    check_mode(mode)
+    if mode == "step":
+        problem.solver = with_compiled_step(problem.solver)
+        return None
+    if has_event or problem.callbacks != Callbacks() or len(problem.t) == 1:
+        if mode == "solve" and len(problem.t) > 1:
+            raise InputError(
+                "compile='solve' does not take event_fn or callbacks: use compile='auto', 'step' or False."
+            )
+        return None
+    as_problem = SolveProblem(problem.solver, problem.flat, problem.times, problem.y0, problem.direction)
+    solution = solve_compiled(as_problem, Autograd(), str(mode))
+    if solution is None:
+        return None
+    ys = problem.layout.unflatten(solution.ys, (len(solution.ys),))
+    if solution.message:
+        raise SolveError(solution.message, Solution(problem.t, ys, status=solution.status, message=solution.message))
     return ys
 
 

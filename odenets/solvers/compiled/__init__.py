@@ -1,0 +1,92 @@
+"""Compiled solves: `solve(..., compile=...)`.
+
+`capture` compiles and keeps programs, `loop` is the adaptive solve as a program (and `adaptive` its two ends), `fixed`
+the fixed-step one, `step` compiles a single step under the eager loop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from ..gradients.base import Gradient, SolveProblem
+from ..methods import ONE_STEP
+from ..solution import Solution
+from ..solver import Adaptive, FixedStep, Solver
+from ..tableau import ButcherTableau
+from . import adaptive, capture
+from .step import CompiledTableau
+
+MODES = (False, "step", "solve", "auto")
+
+
+def check_mode(compile: Any) -> None:
+    if not (compile is False or compile in MODES[1:]):
+        raise InputError(f"compile= takes False, 'step', 'solve' or 'auto', got {compile!r}.")
+
+
+def with_compiled_step(solver: Solver) -> Solver:
+    """The solver with its explicit method's steps compiled. Raises InputError for other methods."""
+    method = getattr(solver, "method", None)
+    known = ONE_STEP.get(method) if isinstance(method, str) else method
+    if not isinstance(solver, (Adaptive, FixedStep)) or not isinstance(known, ButcherTableau):
+        raise InputError(
+            f"compile='step' takes explicit Runge-Kutta methods in Adaptive or FixedStep, got {type(solver).__name__}"
+            f"({method!r}): use compile=False."
+        )
+    return dataclasses.replace(solver, method=CompiledTableau(known))
+
+
+def solve_compiled(problem: SolveProblem, gradient: Gradient, mode: str) -> Solution | None:
+    """The problem solved as a compiled program, or None if it is to be solved eagerly.
+
+    Raises:
+        InputError: with mode "solve", for what no compiled solve can do.
+    """
+    problem_with = _unsupported(problem, gradient)
+    if problem_with:
+        if mode == "solve":
+            raise InputError(f"compile='solve' does not take {problem_with}: use compile='auto', 'step' or False.")
+        return None
+    refusal = (capture.kind_of(problem.flat.func), type(problem.solver))
+    if capture.refused(refusal):
+        return None
+    try:
+        return adaptive.solve_compiled(problem)
+    except capture.CannotCapture as error:
+        capture.warn_once(refusal, f"solved eagerly, as the vector field cannot be compiled. {error}")
+        return None
+
+
+def _unsupported(problem: SolveProblem, gradient: Gradient) -> str:
+    missing = capture.why_unavailable(problem.y.device.type)
+    if missing:
+        return f"this installation ({missing})"
+    if problem.events:
+        return "events"
+    if problem.dense or problem.save_at == "steps":
+        return "dense=True or save_at='steps'"
+    if problem.flat.mass is not None:
+        return "a mass matrix"
+    if problem.y.is_complex() or not problem.y.numel():
+        return "complex or empty states"
+    if not isinstance(problem.solver, Adaptive):
+        return f"{type(problem.solver).__name__}"
+    if _differentiates(problem):
+        return f"gradient={gradient.name!r} for adaptive steps"
+    return adaptive.unsupported(problem)
+
+
+def _differentiates(problem: SolveProblem) -> bool:
+    """Whether the solve is to be differentiated: asked of the field itself, which may close over anything."""
+    if not torch.is_grad_enabled():
+        return False
+    if problem.y.requires_grad or problem.ts.requires_grad:
+        return True
+    start = problem.ts.detach()[..., 0].to(problem.y.real.dtype)
+    if problem.per_sample:
+        start = start.expand(len(problem.y))
+    return problem.flat.evaluate(start, problem.y).requires_grad

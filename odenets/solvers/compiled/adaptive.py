@@ -1,0 +1,140 @@
+"""An adaptive solve as one compiled program: from a problem to the program's inputs, and from its outcome to a solution."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import Status
+from ..gradients.base import SolveProblem
+from ..per_sample import failure_message
+from ..solution import Solution, Stats
+from ..solver import Adaptive, method_of, tolerance
+from ..state import StateLayout
+from ..tableau import ButcherTableau
+from . import capture
+from .loop import Inputs, LoopSettings, Outcome, solve_adaptive
+
+
+def unsupported(problem: SolveProblem) -> str:
+    """What of an adaptive problem a compiled solve cannot do; empty if it can."""
+    solver = problem.solver
+    assert isinstance(solver, Adaptive)
+    if not isinstance(_method(solver), ButcherTableau):
+        return f"method {getattr(solver.method, 'name', solver.method)!r}, only explicit Runge-Kutta methods"
+    if solver.step_t is not None or solver.jump_t is not None:
+        return "step_t or jump_t"
+    if solver.time_dtype != torch.float64:
+        return "a time_dtype other than float64"
+    return ""
+
+
+def solve_compiled(problem: SolveProblem) -> Solution:
+    """The solution with flat states, without gradients.
+
+    Raises:
+        CannotCapture: if the field cannot be compiled.
+    """
+    outcome, settings = run(problem, problem.ts, problem.y)
+    return _solution(problem, settings, outcome)
+
+
+def run(problem: SolveProblem, ts: Tensor, y: Tensor) -> tuple[Outcome, LoopSettings]:
+    """The program's outcome; see `solve_compiled`."""
+    solver, flat = problem.solver, problem.flat
+    assert isinstance(solver, Adaptive)
+    outputs = problem.save_at != "end" and ts.shape[-1] > 2
+    if not outputs and ts.shape[-1] > 2:
+        ts = ts[..., :: ts.shape[-1] - 1]
+    tableau = _method(solver)
+    assert isinstance(tableau, ButcherTableau)
+    settings = LoopSettings(
+        tableau, solver.controller, solver.min_step, solver.max_step, solver.norm, problem.direction, solver.per_sample,
+        solver.first_step is not None, _shapeless(flat.layout), outputs,
+    )  # fmt: skip
+    ts = ts.detach()
+    if outputs:  # their number is not compiled in
+        torch._dynamo.maybe_mark_dynamic(ts, ts.dim() - 1)
+    inputs = Inputs(
+        y.detach(),
+        ts,
+        _value(tolerance("rtol", solver.rtol, flat.layout, y), y),
+        _value(tolerance("atol", solver.atol, flat.layout, y), y),
+        torch.tensor(solver.first_step or 0.0, dtype=torch.float64, device=y.device),
+        torch.tensor(solver.max_steps, device=y.device),
+    )
+    key = ("adaptive", capture.kind_of(flat.func), settings, y.device.type, y.dim())
+    with torch.no_grad():
+        return capture.call(lambda: _program(settings), key, flat.func, flat.args, inputs), settings
+
+
+def _program(settings: LoopSettings) -> types.FunctionType:
+    def solve(func: Callable[..., Any], args: tuple[Any, ...], inputs: Inputs) -> Outcome:
+        return solve_adaptive(settings, func, args, inputs)
+
+    return solve  # type: ignore[return-value]
+
+
+def _shapeless(layout: StateLayout) -> StateLayout:
+    """The same for every shape of a plain tensor."""
+    return layout if layout.spec is not None else StateLayout(None, (), (), layout.batch_dims)
+
+
+def _method(solver: Adaptive) -> Any:
+    from ..solver import WALKERS
+
+    return None if solver.method in WALKERS else method_of(solver.method)
+
+
+def _value(x: float | Tensor, y: Tensor) -> Tensor:
+    return x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64, device=y.device)
+
+
+def _solution(problem: SolveProblem, settings: LoopSettings, outcome: Outcome) -> Solution:
+    clock, ts = outcome.clock, problem.ts
+    ys = outcome.ys
+    per_step = settings.tableau.stages - 1 + (not settings.tableau.fsal)
+    before = 1 if settings.given_step else 2
+    if len(ys) < ts.shape[-1]:
+        ts, ys = ts[..., -1:], ys[-1:]
+    if settings.per_sample:
+        nfe = before + per_step * int(outcome.iterations)
+        message = "" if bool((clock.status == 0).all()) else failure_message(clock)
+        return Solution(ts, ys, Stats(nfe, clock.accepted, clock.rejected), clock.status, message)
+    code, accepted, rejected, iterations = torch.stack(
+        [clock.status, clock.accepted, clock.rejected, outcome.iterations]
+    ).tolist()
+    status = Status(code)
+    message = "" if status is Status.SUCCESS else _failure(problem, clock, status, accepted + rejected)
+    return Solution(ts, ys, Stats(before + per_step * iterations, accepted, rejected), status, message)
+
+
+def _failure(problem: SolveProblem, clock: Any, status: Status, trials: int) -> str:
+    """One line on why a solve with one clock ended early."""
+    t, size = float(clock.t), float(clock.size)
+    where = f"at t = {t:.6g}"
+    if status is Status.MAX_STEPS:
+        return (
+            f"max_num_steps exceeded ({trials}>={problem.solver.max_steps}) {where}: allow more steps, "  # type: ignore[union-attr]
+            "loosen the tolerances, or use a method for stiff problems."
+        )
+    if status is Status.NON_FINITE:
+        if not bool(torch.isfinite(clock.y).all()):
+            return f"non-finite values in state `y` {where}: the solve was given or produced them."
+        if not bool(torch.isfinite(clock.f).all()):
+            return f"the vector field is NaN or infinite {where}."
+        return (
+            f"the vector field is NaN or infinite just after t = {t:.6g} (or atol is 0 where the state is 0): every step "
+            f"down to h = {size:.3g} was rejected for it."
+        )
+    if not math.isfinite(size):
+        return f"{status.meaning} {where}."
+    return (
+        f"underflow in dt {size:.3g} {where}: the error stays above the tolerance at the smallest step that the time's "
+        "precision resolves; the solution may blow up there, or the tolerance be below round-off."
+    )

@@ -1,0 +1,170 @@
+"""Compiling a solve: the backend and its options, programs kept for reuse, and what is said where a field cannot be
+captured.
+
+A program is compiled for what kind of field it is (a module's class, a function's code) and for settings; the field
+itself, its parameters and everything in `Inputs` are its arguments. The compiler guards on what it has read of the
+field: another value of a Python attribute compiles anew, another value of a tensor does not.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import shutil
+import traceback
+import types
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, cast
+
+import torch
+import torch._dynamo
+from torch import nn
+
+PROGRAMS = 64  # kept at most, least recently used first out
+VARIANTS = 16  # shapes, dtypes and kinds of field compiled into one program at most
+BACKEND = "inductor"
+OPTIONS: dict[str, Any] = {"cpp_wrapper": True}
+_programs: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
+_refused: set[Hashable] = set()
+
+
+class CannotCapture(RuntimeError):
+    """The field could not be compiled; the message says where and why."""
+
+
+@functools.cache
+def why_unavailable(device: str) -> str:
+    """What is missing for compiled solves on a device type; empty if nothing is."""
+    if tuple(int(x) for x in re.findall(r"\d+", torch.__version__)[:2]) < (2, 13):
+        return f"compiled solves need torch 2.13 or newer, this is {torch.__version__}"
+    if device == "cpu":
+        from torch._inductor import config
+
+        compilers = config.cpp.cxx if isinstance(config.cpp.cxx, (tuple, list)) else (config.cpp.cxx,)
+        if not any(name and shutil.which(name) for name in compilers):
+            return "compiled solves on the CPU need a C++ compiler: install g++ or clang, or name one in CXX"
+    return ""
+
+
+def kind_of(field: Any) -> Hashable:
+    """What fields that may share a program have in common. Keeps none of them alive."""
+    if isinstance(field, functools.partial):
+        return ("partial", kind_of(field.func))
+    if isinstance(field, types.MethodType):
+        return ("method", kind_of(field.__self__), field.__func__.__code__)
+    if isinstance(field, types.FunctionType):
+        return field.__code__
+    return cast(Hashable, type(field))
+
+
+def call(build: Callable[[], types.FunctionType], key: Hashable, field: Any, *inputs: Any) -> Any:
+    """Run the program of `key`, compiled from `build()` where there is none yet.
+
+    Raises:
+        CannotCapture: if the field cannot be captured.
+    """
+    program = _programs.get(key)
+    if program is None:
+        program = _programs[key] = _compiled(build())
+        while len(_programs) > PROGRAMS:
+            _programs.popitem(last=False)
+    else:
+        _programs.move_to_end(key)
+    try:
+        return program(field, *inputs)
+    except torch._dynamo.exc.FailOnRecompileLimitHit:
+        del _programs[key]  # begin anew rather than keep ever more variants
+        return call(build, key, field, *inputs)
+    except Exception:
+        # a number that the field reads, once changed, is taken for a variable, which loops do not accept: compile it in
+        try:
+            with torch._dynamo.config.patch(specialize_float=True, specialize_int=True):
+                return program(field, *inputs)
+        except Exception as error:  # a mistake of the user's own shows in the eager solve
+            raise CannotCapture(_explanation(error, field)) from error
+
+
+def clear() -> None:
+    """Forget all programs."""
+    _programs.clear()
+    _refused.clear()
+
+
+def warn_once(key: Hashable, message: str) -> None:
+    """Say once that fields of this kind are solved eagerly."""
+    if key not in _refused:
+        _refused.add(key)
+        warnings.warn(message, UserWarning, stacklevel=4)
+
+
+def refused(key: Hashable) -> bool:
+    """Whether such a solve could not be captured before."""
+    return key in _refused
+
+
+def _compiled(function: types.FunctionType) -> Callable[..., Any]:
+    # the compiler keeps what it made by code object: one of its own keeps programs apart, and lets go of them together
+    apart = types.FunctionType(
+        function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
+    )
+    return torch.compile(  # type: ignore[call-overload,no-any-return]
+        apart,
+        fullgraph=True,
+        backend=BACKEND,
+        recompile_limit=VARIANTS,
+        options={"guard_filter_fn": _about_the_users, **(OPTIONS if BACKEND == "inductor" else {})},
+    )
+
+
+def _about_the_users(guards: Sequence[Any]) -> list[bool]:
+    """Guards on the field and the inputs; the solver's own code and settings do not change."""
+    ours = ("G['__import_odenets_dot_solvers", "L['settings']")
+    return [not guard.name.startswith(ours) for guard in guards]
+
+
+def _explanation(error: BaseException, field: Any) -> str:
+    """One line: where in the field's own code capture stopped, and why."""
+    text = str(error).strip()
+    reason = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    if "data-dependent" in text or ".item()" in text or "Tensor.item" in text:
+        reason = "what is computed depends on a tensor's value (.item(), if, while); torch.where does not"
+    return f"{_place(error, field)}: {reason}"
+
+
+def _place(error: BaseException, field: Any) -> str:
+    """file:line of the innermost frame that is the user's."""
+    frames = [
+        (frame.filename, frame.lineno)
+        for frame in getattr(error, "real_stack", None) or []
+        if _is_users(frame.filename)
+    ]
+    frames += [
+        (match[1], int(match[2]))
+        for match in re.finditer(r'File "([^"]+)", line (\d+)', str(error))
+        if _is_users(match[1])
+    ] * (not frames)
+    if not frames:
+        frames = [
+            (frame.filename, frame.lineno or 0)
+            for frame in traceback.extract_tb(error.__traceback__)
+            if _is_users(frame.filename) and not frame.filename.startswith("<")
+        ][-1:]
+    if frames:
+        name, line = frames[-1]
+        return f"{name}:{line}"
+    return _definition(field)
+
+
+def _is_users(filename: str) -> bool:
+    return "/torch/" not in filename and "/odenets/solvers/" not in filename and not filename.startswith("<")
+
+
+def _definition(field: Any) -> str:
+    try:
+        function = field.forward if isinstance(field, nn.Module) else field
+        return f"{inspect.getsourcefile(function)}:{inspect.getsourcelines(function)[1]}"
+    except TypeError:
+        return repr(field)

@@ -1,0 +1,218 @@
+"""Adaptive solves as loops that a compiler takes whole: `masked.Stepper` inside while_loop, outputs written on the way.
+
+Three loops over the same trial step, so that a compiled solve takes the steps of an eager one:
+
+- `to_the_end`: only the last state;
+- `at_times`: one clock, a scan over the output times whose body steps until the next one has been passed;
+- `at_times_per_sample`: a clock per sample; every iteration is a trial step for all samples and writes up to `WINDOW`
+  outputs of each. A sample with more outputs than that inside one step takes the same step again in the next
+  iteration, until all are written: nothing of a step has to be kept, and no sample waits for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._higher_order_ops.scan import scan
+from torch._higher_order_ops.while_loop import while_loop
+
+from ..controller import PIDController
+from ..field import FlatField
+from ..initial_step import initial_step
+from ..masked import RUNNING, Clock, MaskedStep, Stepper
+from ..norms import rms_norm_per_sample, state_norm
+from ..state import StateLayout
+from ..step import over_state
+from ..tableau import ButcherTableau, Row
+
+WINDOW = 4  # outputs of one sample that an iteration writes
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """What is compiled into a solve; everything else is an input and may change from call to call.
+
+    Attributes:
+        tableau, controller, min_step, max_step: as in `Adaptive`.
+        norm: of the user's state, None for the default.
+        direction: +1.0 or -1.0.
+        per_sample: a clock for every sample.
+        given_step: whether the first size is given.
+        layout: of the state.
+        outputs: whether states at times before the last are wanted.
+        dense: rows [stages][degree] of the tableau's dense output.
+    """
+
+    tableau: ButcherTableau
+    controller: PIDController
+    min_step: float
+    max_step: float
+    norm: Callable[[Any], Any] | None
+    direction: float
+    per_sample: bool
+    given_step: bool
+    layout: StateLayout
+    outputs: bool
+    dense: tuple[Row, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dense", tuple(map(tuple, self.tableau.dense.tolist())))
+
+
+class Inputs(NamedTuple):
+    """What a compiled solve is called with.
+
+    Attributes:
+        y0: flat state [*state]; ts: output times, the start first, [T] or [batch, T].
+        rtol, atol: tensors that broadcast against the state.
+        first_step: [] (not looked at unless it is given); max_steps: int64 [].
+    """
+
+    y0: Tensor
+    ts: Tensor
+    rtol: Tensor
+    atol: Tensor
+    first_step: Tensor
+    max_steps: Tensor
+
+
+class Outcome(NamedTuple):
+    """States [T, *state] at the output times (NaN where not reached), the clock at the end, and the iterations."""
+
+    ys: Tensor
+    clock: Clock
+    iterations: Tensor
+
+
+def solve_adaptive(settings: LoopSettings, func: Callable[..., Any], args: tuple[Any, ...], inputs: Inputs) -> Outcome:
+    """The whole solve of `func(t, y, *args)`, pure."""
+    field = FlatField(func, settings.layout, args).evaluate
+    stepper, clock = _start(settings, field, inputs)
+    if not settings.outputs:
+        return to_the_end(stepper, clock, inputs.y0)
+    if settings.per_sample:
+        return at_times_per_sample(stepper, settings.dense, clock, inputs.ts, inputs.y0)
+    return at_times(stepper, settings.dense, clock, inputs.ts, inputs.y0)
+
+
+def _start(settings: LoopSettings, field, inputs: Inputs) -> tuple[Stepper, Clock]:
+    y0, ts, tableau = inputs.y0, inputs.ts, settings.tableau
+    time_dtype = torch.empty((), dtype=y0.dtype).abs().dtype
+    tolerance_dtype = torch.promote_types(time_dtype, torch.float32)
+    rtol, atol = _fresh(inputs.rtol.to(tolerance_dtype), inputs.atol.to(tolerance_dtype))  # they may be one tensor
+    norm = rms_norm_per_sample if settings.per_sample else state_norm(settings.layout, settings.norm)
+    nodes = torch.tensor(tableau.c, dtype=ts.dtype, device=ts.device)
+    stepper = Stepper(
+        field, tableau, nodes, ts[..., -1].clone(), settings.direction, rtol, atol, norm, settings.controller,
+        settings.min_step, settings.max_step, inputs.max_steps, settings.per_sample,
+    )  # fmt: skip
+    t = ts[..., 0].expand(len(y0)).clone() if settings.per_sample else ts[0].clone()
+    f = field(t.to(time_dtype), y0)
+    if settings.given_step:
+        size = inputs.first_step.expand(t.shape).clone()
+    else:
+        size = initial_step(
+            field, t, y0, f, settings.direction, tableau.control_order - 1, rtol, atol, norm, stepper.limit
+        )
+    return stepper, stepper.start(t, size, y0.clone(), f)
+
+
+def to_the_end(stepper: Stepper, clock: Clock, y0: Tensor) -> Outcome:
+    def running(iterations: Tensor, *clock: Tensor) -> Tensor:
+        return (Clock(*clock).status == RUNNING).any()
+
+    def advance(iterations: Tensor, *clock: Tensor) -> tuple[Tensor, ...]:
+        return _fresh(iterations + 1, *stepper(Clock(*clock))[0])
+
+    iterations, *found = while_loop(running, advance, _fresh(_zero(clock), *clock))
+    clock = Clock(*found)
+    return Outcome(torch.stack([y0, _where_arrived(clock, clock.status == 0, clock.y)]), clock, iterations)
+
+
+def at_times(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, ts: Tensor, y0: Tensor) -> Outcome:
+    # the last step's start, size, state and stages are carried along: an output may lie in a step taken for another
+    parts = len(clock)
+    last = [clock.t, clock.t, y0, *[torch.zeros_like(y0)] * len(dense)]
+    coefficients = torch.tensor(dense, dtype=ts.dtype, device=ts.device)
+
+    def until_passed(carry: tuple[Tensor, ...], target: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        def before_target(iterations: Tensor, *carry: Tensor) -> Tensor:
+            clock = Clock(*carry[:parts])
+            return (clock.status == RUNNING) & ((target - clock.t) * stepper.direction > 0)
+
+        def advance(iterations: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
+            clock, step = stepper(Clock(*carry[:parts]))
+            return _fresh(iterations + 1, *clock, step.t0, step.h, step.y0, *step.stages)
+
+        carry = while_loop(before_target, advance, carry)
+        clock = Clock(*carry[1 : 1 + parts])
+        t0, h, start, *stages = carry[1 + parts :]
+        theta = (target - t0) / torch.where(h == 0, 1.0, h)
+        powers = torch.stack([theta ** (j + 1) for j in range(len(dense[0]))])
+        weights = ((coefficients * powers).sum(1) * h).to(y0.dtype)
+        state = start
+        for i, stage in enumerate(stages):
+            state = state + weights[i] * stage
+        state = torch.where(target == clock.t, clock.y, state)
+        return _fresh(*carry), _where_arrived(clock, (target - clock.t) * stepper.direction <= 0, state)
+
+    carry, ys = scan(until_passed, _fresh(_zero(clock), *clock, *last), ts[1:])
+    return Outcome(torch.cat([y0[None], ys]), Clock(*carry[1 : 1 + parts]), carry[0])
+
+
+def at_times_per_sample(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, ts: Tensor, y0: Tensor) -> Outcome:
+    batch, count = len(y0), ts.shape[-1]
+    times = ts.expand(batch, count).contiguous()
+    samples = torch.arange(batch, device=y0.device)[:, None]
+    window = torch.arange(WINDOW, device=y0.device)
+    # one row more than there are outputs: what is not to be written goes there
+    ys = torch.cat([y0[None], y0.new_full((count, *y0.shape), float("nan"))])
+
+    def running(iterations: Tensor, passed: Tensor, *clock: Tensor) -> Tensor:
+        return (Clock(*clock).status == RUNNING).any()
+
+    def advance(iterations: Tensor, passed: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+        before = Clock(*parts)
+        clock, step = stepper(before)
+        index = passed[:, None] + window  # [batch, WINDOW]
+        at = times.gather(1, index.clamp(max=count - 1))
+        inside = (index < count) & ((at - step.t1[:, None]) * stepper.direction <= 0)
+        ys.index_put_((torch.where(inside, index, count), samples), _within(dense, step, at))
+        passed = passed + inside.sum(1)
+        ahead = times.gather(1, passed[:, None].clamp(max=count - 1))[:, 0]
+        again = (passed < count) & ((ahead - step.t1) * stepper.direction <= 0)
+        held = [torch.where(over_state(again, new), old, new) for old, new in zip(before, clock)]
+        return _fresh(iterations + 1, passed, *held)
+
+    first = torch.ones(batch, dtype=torch.int64, device=y0.device)
+    iterations, _, *found = while_loop(running, advance, _fresh(_zero(clock), first, *clock))
+    return Outcome(ys[:-1], Clock(*found), iterations)
+
+
+def _within(dense: tuple[Row, ...], step: MaskedStep, at: Tensor) -> Tensor:
+    """The step's polynomial at times [batch, m]: states [batch, m, ...]."""
+    theta = (at - step.t0[:, None]) / torch.where(step.h == 0, 1.0, step.h)[:, None]
+    theta = over_state(theta, step.y0[:, None]).to(step.y0.dtype)
+    state = torch.zeros_like(step.y0)[:, None]
+    for column in reversed(list(zip(*dense))):  # Horner in theta
+        terms = [weight * stage for weight, stage in zip(column, step.stages) if weight]
+        state = (state + sum(terms)[:, None]) * theta
+    state = step.y0[:, None] + over_state(step.h, step.y0).to(step.y0.dtype)[:, None] * state
+    return torch.where(over_state(at == step.t1[:, None], state), step.y1[:, None], state)
+
+
+def _where_arrived(clock: Clock, arrived: Tensor, state: Tensor) -> Tensor:
+    return torch.where(over_state(arrived, state), state, float("nan"))
+
+
+def _zero(clock: Clock) -> Tensor:
+    return torch.zeros((), dtype=torch.int64, device=clock.t.device)
+
+
+def _fresh(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Copies: a loop's results must not share memory with what it was given."""
+    return tuple(x.clone() for x in tensors)

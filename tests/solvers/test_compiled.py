@@ -1,0 +1,254 @@
+"""Compiled solves take the steps of the eager ones, compile once, and say why where they cannot."""
+
+from __future__ import annotations
+
+import gc
+import math
+import re
+import weakref
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+from odenets import solve
+from odenets.solvers import InputError, PIDController, Status
+from odenets.solvers.compiled import capture
+
+from .fields import COUPLED_START, coupled, coupled_exact
+
+F64 = torch.float64
+MISSING = capture.why_unavailable("cpu")
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING or "available")
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Captured like any compiled solve, but run operator by operator: without minutes in the C++ compiler."""
+    capture.clear()
+    monkeypatch.setattr(capture, "BACKEND", "eager")
+    yield
+    capture.clear()
+
+
+class Driven(nn.Module):
+    """w k (y2, -y1) + b sin t."""
+
+    def __init__(self, w: float = 0.7) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(w, dtype=F64))
+        self.register_buffer("b", torch.tensor([0.1, 0.2], dtype=F64))
+        self.k = 1.0
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        time = t[:, None] if t.dim() else t
+        return torch.stack((y[..., 1], -y[..., 0]), -1) * self.w * self.k + torch.sin(time) * self.b
+
+
+def graphs() -> int:
+    return counters["stats"]["unique_graphs"]
+
+
+def both(field, y0, ts, **settings):
+    with torch.no_grad():
+        found = solve(field, y0, ts, compile="solve", throw=False, **settings)
+        return found, solve(field, y0, ts, throw=False, **settings)
+
+
+def same(found, eager, atol=1e-12) -> None:
+    assert torch.equal(torch.as_tensor(found.stats.accepted), torch.as_tensor(eager.stats.accepted))
+    assert torch.equal(torch.as_tensor(found.stats.rejected), torch.as_tensor(eager.stats.rejected))
+    assert torch.equal(torch.as_tensor(found.status), torch.as_tensor(eager.status))
+    # what a method without the first-same-as-last property evaluates at the end of a step, the eager loop leaves out
+    # where no step follows
+    assert 0 <= found.stats.nfe - eager.stats.nfe <= 1 + int(torch.as_tensor(eager.stats.rejected).max())
+    assert torch.allclose(found.ys, eager.ys, rtol=0, atol=atol, equal_nan=True)
+    assert torch.equal(found.ts, eager.ts)
+
+
+# capture takes time for every stage
+FEW_STAGES: dict = {"solver": "fehlberg2", "rtol": 1e-6, "atol": 1e-6}
+START = torch.tensor([[1.0, 0.0], [0.3, -0.5], [2.0, 1.0]], dtype=F64)
+
+
+def test_one_clock_in_one_program(traced):
+    """Outputs, tolerances, end times, parameters, buffers and batch contents may change: nothing is compiled again."""
+    field, ts = Driven(), torch.linspace(0, 3, 7)
+    before = graphs()
+    same(*both(field, START, ts, **FEW_STAGES))
+    compiled = graphs()
+    assert compiled == before + 1
+    with torch.no_grad():
+        field.w.fill_(1.3)
+        field.b.fill_(0.5)
+    same(*both(field, 2 * START, torch.linspace(1, 4, 12), solver="fehlberg2", rtol=1e-5, atol=1e-7))
+    same(*both(field, START, torch.linspace(0, 200, 5), max_steps=20, **FEW_STAGES))
+    assert both(field, START, torch.linspace(0, 200, 5), max_steps=20, **FEW_STAGES)[0].status == Status.MAX_STEPS
+    assert graphs() == compiled
+
+
+def test_other_batch_sizes_compile_once_more_a_field_of_the_same_class_never(traced):
+    ts = torch.linspace(0, 1, 5)
+    both(Driven(), START, ts, **FEW_STAGES)
+    before = graphs()
+    same(*both(Driven(0.9), START, ts, **FEW_STAGES))
+    assert graphs() == before
+    for size in (5, 8, 11):
+        same(*both(Driven(0.9), START[:1].repeat(size, 1), ts, **FEW_STAGES))
+    assert graphs() == before + 1
+
+
+def test_number_read_by_the_field_is_compiled_in_anew(traced):
+    field, ts = Driven(), (0.0, 2.0)
+    both(field, START, ts, **FEW_STAGES)
+    for field.k in (2.0, 3.0):
+        same(*both(field, START, ts, **FEW_STAGES))
+
+
+@pytest.mark.parametrize("ts", [torch.linspace(0, 1.5, 40), torch.stack([torch.linspace(0, x, 9) for x in (1, 2, 3)])])
+def test_clock_per_sample(traced, ts):
+    """40 outputs, several in one step: more than one iteration writes."""
+    starts = COUPLED_START * torch.tensor([[1.0], [0.9], [1.1]], dtype=F64)
+    found, eager = both(coupled, starts, ts, per_sample=True, **FEW_STAGES)
+    assert torch.equal(found.stats.accepted, eager.stats.accepted)
+    assert torch.allclose(found.ys, eager.ys, rtol=0, atol=1e-12)
+    first = ts if ts.dim() == 1 else ts[0]
+    assert torch.allclose(found.ys[:, 0], coupled_exact(first.double()), atol=1e-3)
+
+
+@pytest.mark.parametrize("settings", [{}, {"per_sample": True}, {"save_at": "end"}])
+def test_backwards_in_time(traced, settings):
+    ts = torch.tensor([1.0, 0.7, 0.65, 0.1], dtype=F64)
+    found, eager = both(coupled, coupled_exact(ts[:1]), ts, **FEW_STAGES, **settings)
+    assert torch.allclose(found.ys[-1, 0], coupled_exact(ts[-1]), atol=1e-3)
+    assert torch.allclose(found.ys, eager.ys, rtol=0, atol=1e-13)
+    assert torch.equal(found.ts, eager.ts)
+
+
+SLOW = pytest.mark.slow(reason="captures five programs more")
+
+
+@pytest.mark.parametrize(
+    "solver", ["adaptive_heun", *(pytest.param(name, marks=SLOW) for name in ("bosh3", "tsit5", "dopri5", "dopri8"))]
+)
+def test_every_explicit_method(traced, solver):
+    found, eager = both(coupled, COUPLED_START, torch.linspace(0, 1, 4), solver=solver, rtol=1e-5, atol=1e-5)
+    assert (found.stats.accepted, found.stats.rejected) == (eager.stats.accepted, eager.stats.rejected)
+    assert torch.allclose(found.ys, eager.ys, rtol=0, atol=1e-13)
+
+
+def test_tree_of_tensors_with_tolerances_and_first_step(traced):
+    def field(t, state):
+        return {"a": -state["b"][:1] * torch.cos(t), "b": state["a"].expand(2) * 1.0}
+
+    state = {"a": torch.ones(1), "b": torch.ones(2)}
+    found, eager = both(field, state, torch.linspace(0, 3, 4), solver="fehlberg2",
+                        rtol=(1e-4, 1e-5), atol=1e-5, first_step=0.01)  # fmt: skip
+    assert found.stats.accepted == eager.stats.accepted
+    for name in state:
+        assert torch.allclose(found.ys[name], eager.ys[name], atol=1e-6)
+
+
+def test_failures_have_their_cause(traced):
+    """y' = y^2 from 1 has a pole at t = 1; log(1/2 - t) y has no value beyond t = 1/2."""
+    ts = (0.0, 0.5, 2.0)
+    found, eager = both(lambda t, y: y * y, torch.ones(1, dtype=F64), ts, **FEW_STAGES)
+    assert found.status == eager.status == Status.STEP_TOO_SMALL
+    assert math.isclose(float(re.findall(r"at t = ([\d.]+)", found.message)[0].rstrip(".")), 1, rel_tol=1e-2)
+    assert found.ys[:2].isfinite().all()
+    assert found.ys[2].isnan().all()
+    found, eager = both(lambda t, y: torch.log(0.5 - t) * y, torch.ones(1, dtype=F64), (0.0, 2.0), **FEW_STAGES)
+    assert found.status == eager.status == Status.NON_FINITE
+    assert "the vector field is NaN or infinite" in found.message
+
+
+def test_failure_of_one_sample(traced):
+    starts = torch.tensor([[1.0], [0.1]], dtype=F64)
+    found, _ = both(lambda t, y: y * y, starts, (0.0, 2.0), per_sample=True, **FEW_STAGES)
+    assert found.status.tolist() == [Status.STEP_TOO_SMALL, Status.SUCCESS]
+    assert math.isclose(float(found.ys[1, 1]), 0.1 / (1 - 0.2), rel_tol=1e-4)
+    assert found.ys[1, 0].isnan()
+    assert "1 of 2 samples" in found.message
+
+
+@pytest.mark.parametrize("mode", ["auto", "solve"])
+def test_field_that_cannot_be_captured_is_named_and_solved_eagerly(traced, mode):
+    def field(t, y):
+        if y.sum().item() > 0:
+            return -y
+        return y
+
+    line = field.__code__.co_firstlineno + 1
+    with pytest.warns(UserWarning, match=re.escape(f"{__file__}:{line}") + ".*depends on a tensor's value"):
+        found = solve(field, torch.ones(2, dtype=F64), (0.0, 1.0), compile=mode)
+    assert torch.allclose(found.ys[-1], torch.full((2,), math.exp(-1), dtype=F64), atol=1e-6)
+    before = graphs()
+    solve(field, torch.ones(2, dtype=F64), (0.0, 1.0), compile=mode)  # neither a warning nor another attempt
+    assert graphs() == before
+
+
+def test_programs_keep_no_field_alive(traced):
+    field = Driven()
+    both(field, START, (0.0, 1.0), **FEW_STAGES)
+    gone = weakref.ref(field)
+    del field
+    gc.collect()
+    assert gone() is None
+
+
+def test_programs_are_bounded(traced, monkeypatch):
+    monkeypatch.setattr(capture, "PROGRAMS", 2)
+    for p in (0.1, 0.2, 0.3):
+        solve(coupled, COUPLED_START, (0.0, 0.1), compile="solve", controller=PIDController(p=p), solver="fehlberg2")
+    assert len(capture._programs) == 2
+
+
+def test_odeint(traced):
+    from odenets.solvers import odeint
+
+    ts = torch.linspace(0, 1, 3, dtype=F64)
+    with torch.no_grad():
+        before = graphs()
+        found = odeint(coupled, COUPLED_START, ts, method="fehlberg2", rtol=1e-5, atol=1e-5, compile="solve")
+        assert graphs() == before + 1
+        eager = odeint(coupled, COUPLED_START, ts, method="fehlberg2", rtol=1e-5, atol=1e-5)
+    assert torch.allclose(found, eager, rtol=0, atol=1e-13)
+
+
+def test_wrong_mode_and_what_is_not_compiled():
+    with pytest.raises(InputError, match="compile= takes"):
+        solve(coupled, COUPLED_START, (0.0, 1.0), compile="all")
+    with pytest.raises(InputError, match="does not take events|dense=True"):
+        solve(coupled, COUPLED_START, (0.0, 1.0), compile="solve", dense=True)
+    assert solve(coupled, COUPLED_START, (0.0, 1.0), compile="auto", dense=True).dense is not None
+
+
+def test_compiled_step_under_the_eager_loop(monkeypatch):
+    """Gradients, dense output and every step come from the eager loop; the steps are the same."""
+    from odenets.solvers.compiled import step
+
+    step._program.cache_clear()
+    monkeypatch.setattr(step, "BACKEND", "eager")
+    field = Driven()
+    results = []
+    for mode in ("step", False):
+        solution = solve(field, START, torch.linspace(0, 1, 3), compile=mode, save_at="steps", solver="bosh3")
+        (gradient,) = torch.autograd.grad(solution.ys[-1].square().sum(), field.w)
+        results.append((solution, gradient))
+    step._program.cache_clear()
+    (mine, gradient), (eager, expected) = results
+    assert mine.stats == eager.stats
+    assert torch.allclose(mine.ys, eager.ys, rtol=0, atol=1e-13)
+    assert torch.allclose(gradient, expected, rtol=1e-12)
+
+
+def test_program_from_the_cpp_compiler():
+    """The real thing, outputs and all, with one clock and with one per sample."""
+    capture.clear()
+    ts = torch.linspace(0, 3, 12)
+    for per_sample in (False, True):
+        same(*both(Driven(), START, ts, per_sample=per_sample, **FEW_STAGES))
+        before = graphs()
+        same(*both(Driven(0.4), 3 * START, ts * 0.5 + 1, solver="fehlberg2", rtol=1e-5, per_sample=per_sample))
+        assert graphs() == before

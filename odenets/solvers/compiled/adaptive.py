@@ -104,7 +104,7 @@ def _solution(problem: SolveProblem, settings: LoopSettings, outcome: Outcome) -
         ts, ys = ts[..., -1:], ys[-1:]
     if settings.per_sample:
         nfe = before + per_step * int(outcome.iterations)
-        message = "" if bool((clock.status == 0).all()) else failure_message(clock)
+        message = "" if bool((clock.status == 0).all()) else failure_message(clock.status, clock.t)
         return Solution(ts, ys, Stats(nfe, clock.accepted, clock.rejected), clock.status, message)
     code, accepted, rejected, iterations = torch.stack(
         [clock.status, clock.accepted, clock.rejected, outcome.iterations]

@@ -12,6 +12,7 @@ from odenets import solve
 from odenets.solvers import Adaptive, FixedStep, InputError, SplitField, Status
 from odenets.solvers.implicit.newton import Newton
 
+from .differences import assert_gradients_match_differences
 from .fields import COUPLED_START, coupled, coupled_exact
 
 F64 = torch.float64
@@ -92,19 +93,7 @@ def test_gradient_is_that_of_the_steps_taken(per_sample):
         )  # fmt: skip
         return (solve(field, start, torch.tensor([0.0, 0.6, 1.0], dtype=F64), solver=solver).ys[1:] ** 2).sum()
 
-    gradients = torch.autograd.grad(loss(), (rates, start))
-    for tensor, gradient in zip((rates, start), gradients):
-        flat = tensor.detach().view(-1)
-        for i in range(len(flat)):
-            values, step = [], 1e-4 * max(1.0, abs(float(flat[i])))
-            for sign in (1, -1):
-                flat[i] += sign * step
-                with torch.no_grad():
-                    values.append(float(loss()))
-                flat[i] -= sign * step
-            assert float(gradient.view(-1)[i]) == pytest.approx(
-                (values[0] - values[1]) / (2 * step), rel=1e-5, abs=1e-8
-            )
+    assert_gradients_match_differences(loss, (rates, start), step=1e-4, rel=1e-5, abs=1e-8)
 
 
 def test_a_field_that_is_not_split_is_refused():

@@ -22,6 +22,7 @@ from ..errors import InputError
 FLAGS = (
     "-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-shared",
     "-pthread",
+    "-Wno-ignored-attributes",
 )  # fmt: skip
 MOST_KEPT = 256
 

@@ -29,7 +29,7 @@ typedef {real} real;
 typedef Kinds<real>::Real Real;
 typedef Kinds<real>::Time Time;
 typedef Kinds<real>::Mask Mask;
-static const int N = BYTES / sizeof(real), W = {groups} * N;
+static const int N = sizeof(Real) / sizeof(real), W = {groups} * N;
 static const int D = {size}, P = {parameters}, E = {events}, S = {seeds};
 static const int EVENT = 5, TOO_MANY_EVENTS = 6, NON_FINITE = 3;
 
@@ -62,11 +62,7 @@ static void work(const Task task, std::atomic<int64_t> &queue) {{
   const int lanes = share >= W ? W : int((share + N - 1) / N) * N;
   int busy = 0;
 
-  auto output = [&](int l, int64_t k) {{
-    const int64_t at = k * task.batch + id[l];
-    (void)at;
 {outputs}
-  }};
   auto refill = [&](int l) {{
     const int64_t i = queue.fetch_add(1, std::memory_order_relaxed);
     id[l] = -1;
@@ -75,6 +71,7 @@ static void work(const Task task, std::atomic<int64_t> &queue) {{
     const double *ts = task.ts + i * task.stride;
     L.t[l] = ts[0];
     L.limit[l] = ts[task.times - 1];
+    L.due[l] = ts[1];
     next[l] = 1;
 {loads}
     start(l);
@@ -96,19 +93,26 @@ static void work(const Task task, std::atomic<int64_t> &queue) {{
   for (int l = 0; l < lanes; ++l) refill(l);
   for (int l = lanes; l < W; ++l) id[l] = -1;
   while (busy) {{
-    for (int l = 0; l < lanes; l += N) step(l);
-    for (int l = 0; l < lanes; ++l) {{
-      if (!(L.took[l] > 0.5)) continue;
+    for (int g = 0; g < lanes; g += N) {{
+      step(g);
+      const bool called = any(Of<Time>::load(L.call + g) > Of<Time>::all(0));
+      if (called) {{
+        for (int l = g; l < g + N; ++l) {{
+          if (!(L.call[l] > 0 && L.took[l] > 0)) continue;
 {event_code}
-      const double *ts = task.ts + id[l] * task.stride;
-      while (next[l] < task.times && (ts[next[l]] - L.t1[l]) * direction_ <= 0) {{
+          const double *ts = task.ts + id[l] * task.stride;
+          while (next[l] < task.times && (ts[next[l]] - L.t1[l]) * direction_ <= 0) {{
 {output_code}
-        ++next[l];
+            ++next[l];
+          }}
+          L.due[l] = ts[next[l] < task.times ? next[l] : task.times - 1];
+        }}
       }}
+      advance(g);
+      if (called)
+        for (int l = g; l < g + N; ++l)
+          if (L.call[l] > 0 && L.status[l] >= 0) finish(l);
     }}
-    for (int l = 0; l < lanes; l += N) advance(l);
-    for (int l = 0; l < lanes; ++l)
-      if (id[l] >= 0 && L.status[l] >= 0) finish(l);
   }}
 }}
 
@@ -169,7 +173,7 @@ _EVENTS = """\
 def source(program: Program, real: str) -> str:
     """The program in C++ for states of type "double" or "float"; its entry point is `solve(const Task *)`."""
     n, directions = program.size, len(program.seeds)
-    parts = {"start": program.start, "step": program.step, "advance": program.advance}
+    parts = {"start": program.start, "step": program.step | {"call": program.call}, "advance": program.advance}
     if program.dense:
         parts["inside"] = program.inside
     if program.events:
@@ -204,8 +208,10 @@ def source(program: Program, real: str) -> str:
         "    L.at{i}[l] = L.y1_{i}[l];".replace("L.at{i}[l] =", "task.ys[(next[l] * task.batch + id[l]) * D + {i}] ="),
         "    task.zs[((next[l] * task.batch + id[l]) * D + {i}) * S + {j}] = L.z1_{i}_{j}[l];",
     )
-    within = ""
+    within, outputs = "", ""
     if program.dense:
+        outputs = "  auto output = [&](int l, int64_t k) {\n    const int64_t at = k * task.batch + id[l];\n"
+        outputs += with_sensitivities(*write) + "\n  };"
         within = """\
         if (ts[next[l]] != L.t1[l]) {
           L.theta[l] = (ts[next[l]] - L.t[l]) / L.h[l];
@@ -228,7 +234,7 @@ def source(program: Program, real: str) -> str:
     worker = _WORKER.format(
         commons="\n".join(commons),
         fragments="\n".join(_function(name, code, vector[name]) for name, code in codes.items()),
-        outputs=with_sensitivities(*write) if program.dense else "",
+        outputs=outputs,
         loads=each("    L.y{i}[l] = task.y0[i * D + {i}];")
         + "\n"
         + each("    L.p{i}[l] = task.each[i * P + {i}];", program.parameters),

@@ -201,6 +201,20 @@ class Program:
             (outputs[f"g{e}"],) = event(cast(end, "real"), done.y1)
         return outputs
 
+    @cached_property
+    def call(self) -> Scalar:
+        """1 (time) where a step needs to be looked at: past the time "due" (a lane) of the next output, with a crossing
+        or NaN in an event, or where it ended the solve.
+        """
+        took = apply("gt", self.step["took"], 0.5)
+        late = (lane("due", "time") - self.step["t1"]) * shared("direction", "time")
+        wanted = apply("le", late, 0.0)
+        for e in range(len(self.events)):
+            side, value = lane(f"side{e}"), self.step[f"g{e}"]
+            wanted = either(wanted, negated(apply("gt", side * sign(value), 0.0)))
+        ended = both(apply("lt", lane("status", "time"), 0.0), apply("ge", self.step["status"], 0.0))
+        return cast(either(both(took, wanted), ended), "time")
+
     def _factor(self, square: Scalar, small: Scalar, is_finite: Scalar) -> tuple[Scalar, Scalar]:
         """The controller's factor, and what it remembers of this step, with logarithms of the ratios' squares."""
         c, order = self.controller, self.method.control_order

@@ -156,6 +156,17 @@ INLINE Halves larger(Halves x, Halves y) { return {larger(x.a, y.a), larger(x.b,
 INLINE Halves smaller(Halves x, Halves y) { return {smaller(x.a, y.a), smaller(x.b, y.b)}; }
 INLINE Halves fabs_(Halves x) { return {fabs_(x.a), fabs_(x.b)}; }
 
+INLINE bool any(Longs m) {
+#if BYTES == 64
+  return _mm512_test_epi64_mask((__m512i)m, (__m512i)m);
+#else
+  int64_t found = 0;
+  for (unsigned i = 0; i < sizeof(m) / sizeof(m[0]); ++i) found |= m[i];
+  return found;
+#endif
+}
+INLINE bool any(Ints m) { return any((Longs)m); }
+
 // Kinds by precision
 
 template <class real> struct Kinds;
@@ -183,6 +194,8 @@ INLINE Floats narrowed(Halves x) {
   std::memcpy(&r, halves, sizeof(r));
   return r;
 }
+// Vectors from and to memory
+
 template <class V> struct Of;
 template <> struct Of<Doubles> {
   INLINE Doubles all(double x) { return Doubles{} + x; }

@@ -18,6 +18,7 @@ EXAMPLES = {
     "depth_is_time": (["--epochs", "2"], r"0.250 +4 +([\d.]+)", 0.9, 1.0),
     "compare_solvers": ([], r"Adaptive\(dopri8\) +(\S+)", 0.0, 1e-5),
     "bouncing_ball": ([], r"   7 +([\d.]+)", 0.799, 0.801),
+    "lorenz_ensemble": ([], r"rest: between (\S+) and 1.000", 0.99999, 1.00001),
     "torchdiffeq_drop_in": ([], r"adjoint equation: (\d+) numbers", 252, 252),
 }
 

@@ -73,12 +73,10 @@ def _train(overrides: list[str]) -> None:
 
 
 def _evaluate(arguments: list[str]) -> None:
-    values = dict(_pair(argument, "run") for argument in arguments)
-    if "run" not in values:
-        raise UserError("evaluate: expected run=<folder>, for example odenets evaluate run=runs/digits/<timestamp>")
+    run, allow = _finished_run("evaluate", arguments)
     from odenets.train.main import evaluate
 
-    evaluate(values["run"])
+    evaluate(run, allow)
 
 
 def _compare(arguments: list[str]) -> None:
@@ -96,12 +94,10 @@ def _report(arguments: list[str]) -> None:
 
 
 def _diagnose(arguments: list[str]) -> None:
-    values = dict(_pair(argument, "run") for argument in arguments)
-    if "run" not in values:
-        raise UserError("diagnose: expected run=<folder>, for example odenets diagnose run=runs/digits/<timestamp>")
+    run, allow = _finished_run("diagnose", arguments)
     from odenets.train.diagnosis import main
 
-    main(values["run"])
+    main(run, allow=allow)
 
 
 def _list(arguments: list[str]) -> None:
@@ -131,11 +127,17 @@ def _kernels() -> str:
     return f"kernels: {version} on a GPU, plain torch on the CPU (result.json: what ran)"
 
 
-def _pair(argument: str, *keys: str) -> tuple[str, str]:
-    key, equals, value = argument.partition("=")
-    if not equals or key not in keys or not value:
-        raise UserError(f"'{argument}': expected {' or '.join(f'{k}=<folder>' for k in keys)}")
-    return key, value
+def _finished_run(command: str, arguments: list[str]) -> tuple[str, list[str]]:
+    """The folder of `run=<folder>`, and the packages of `run.allow_targets=[...]`."""
+    from odenets.configs.own import TRUST, trusted
+
+    runs = [word.partition("=")[2] for word in arguments if word.startswith("run=")]
+    for word in arguments:
+        if not word.startswith(("run=", f"{TRUST}=")):
+            raise UserError(f"'{word}': expected run=<folder>, and {TRUST}=[my_module] for classes of your own")
+    if not runs or not runs[-1]:
+        raise UserError(f"{command}: expected run=<folder>, for example odenets {command} run=runs/digits/<timestamp>")
+    return runs[-1], trusted(arguments)
 
 
 def _fail(line: str, code: int) -> NoReturn:

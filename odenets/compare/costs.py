@@ -7,6 +7,7 @@ other in one process, so that the figures of a comparison can be set against eac
 import copy
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,19 +29,19 @@ from odenets.train.task import Task
 FILE = "costs.json"
 
 
-def measure_runs(plan: Plan) -> None:
-    """Write costs.json into every finished run that has none."""
+def measure_runs(plan: Plan, allow: Sequence[str] = ()) -> None:
+    """Write costs.json into every finished run that has none; `allow` as in `load_run`."""
     for run in plan.runs:
         place = plan.place(run)
         if plan.finished(run) and not (place.path / FILE).is_file():
             try:
-                found = costs(place)
+                found = costs(place, allow)
             except Exception as error:  # too little memory, a solve that fails: its row stands without these figures
                 found = {"notes": [f"not measured: {_named(error)}"]}
             place.write_json(place.path / FILE, found)
 
 
-def diagnose_rows(plan: Plan) -> None:
+def diagnose_rows(plan: Plan, allow: Sequence[str] = ()) -> None:
     """Write diagnostics.json into the first finished run of every configuration."""
     for number in range(len(plan.configurations)):
         finished = [run for run in plan.runs if run.configuration == number and plan.finished(run)]
@@ -49,17 +50,17 @@ def diagnose_rows(plan: Plan) -> None:
             path = place.path / "diagnostics.json"
             if not path.is_file():
                 try:
-                    content = diagnose_run(place.path).to_dict()
+                    content = diagnose_run(place.path, allow=allow).to_dict()
                 except Exception as error:  # no flow in the model, or a diagnostic that it was too much for
                     content = {"results": {}, "skipped": {"all": _named(error)}}
                 place.write_json(path, content)
 
 
-def costs(place: RunFolder, repeats: int = 9) -> dict[str, Any]:
+def costs(place: RunFolder, allow: Sequence[str] = ()) -> dict[str, Any]:
     """The costs of a finished run; a figure that cannot be had is missing and `notes` says why."""
-    _, task, parts = load_run(place.path)
+    _, task, parts = load_run(place.path, allow)
     batch = task.select(epoch_order(parts, 0)[0])
-    forward, backward = step_times(parts, batch, repeats)
+    forward, backward = step_times(parts, batch)
     found: dict[str, Any] = {
         "forward_seconds": forward,
         "backward_seconds": backward,
@@ -81,8 +82,9 @@ def _named(error: Exception) -> str:
     return one_line(error) if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
 
 
-def step_times(parts: Parts, batch: tuple[Tensor, ...], repeats: int) -> tuple[float, float]:
-    """Medians of the seconds that forward (with its loss) and backward take, after two steps to warm up."""
+def step_times(parts: Parts, batch: tuple[Tensor, ...], repeats: int = 9, budget: float = 5.0) -> tuple[float, float]:
+    """Medians of the seconds that forward (with its loss) and backward take, after two steps to warm up: of `repeats`
+    steps, or of at least three where more would take longer than `budget` seconds."""
     wait = torch.cuda.synchronize if parts.fabric.device.type == "cuda" else lambda: None
     forward, backward = [], []
     for _ in range(repeats + 2):
@@ -96,6 +98,8 @@ def step_times(parts: Parts, batch: tuple[Tensor, ...], repeats: int) -> tuple[f
         wait()
         forward.append(middle - start)
         backward.append(time.perf_counter() - middle)
+        if len(forward) >= 5 and sum(forward) + sum(backward) > budget:
+            break
     return statistics.median(forward[2:]), statistics.median(backward[2:])
 
 

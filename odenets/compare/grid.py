@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from odenets.configs import schema
 from odenets.configs.build import check_targets, group_names, plain, refuse_unused_scheme, unused_groups
 from odenets.configs.explain import CONFIG_ERRORS, explain
+from odenets.configs.own import take_own_classes
 from odenets.errors import UserError
 
 
@@ -70,6 +71,7 @@ def expand(words: list[str], config_dir: str | None = None) -> tuple[list[Config
 def compose_run(words: list[str], config_dir: str | None) -> DictConfig:
     """The configuration of one run; inside a job of Hydra's too, which is left as it was."""
     schema.register()
+    take_own_classes(words)
     before = Singleton.get_state()
     GlobalHydra.instance().clear()
     try:

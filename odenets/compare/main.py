@@ -7,6 +7,7 @@ from odenets.compare.costs import diagnose_rows, measure_runs
 from odenets.compare.launch import launch
 from odenets.compare.lock import Lock
 from odenets.compare.options import Request, read_request
+from odenets.configs.own import trusted
 from odenets.errors import Interrupted, TrainingStopped
 from odenets.report.comparison import write_report
 
@@ -17,6 +18,7 @@ def compare(arguments: list[str]) -> None:
     Raises UserError before any work, Interrupted (everything so far is kept), TrainingStopped if every run failed.
     """
     request = read_request(arguments)
+    allow = trusted(request.words)
     with Lock(request.folder):
         planned = _plan(request, arguments)
         if request.options.retry:
@@ -30,10 +32,10 @@ def compare(arguments: list[str]) -> None:
                 launch(planned, missing, request.hydra, request.config_dir)
             if request.options.measure:
                 with show.busy("measuring time, memory and gradients"):
-                    measure_runs(planned)
+                    measure_runs(planned, allow)
             if request.options.diagnose:
                 with show.busy("looking at the trained flows"):
-                    diagnose_rows(planned)
+                    diagnose_rows(planned, allow)
         except (Interrupted, KeyboardInterrupt):
             raise Interrupted("stopped and saved; type the same command again to go on") from None
         write_report(planned.folder)

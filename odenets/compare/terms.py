@@ -35,6 +35,8 @@ def apply(options: Options, configurations: list[Configuration]) -> dict[str, An
         return _equal_parameters(able, options.parameters)
     if options.terms == "time":
         return _equal_time(able)
+    if not any(one.cfg.trainer.epochs for one in able):
+        return {"kind": "steps", "text": "nothing is trained, every configuration solves the same problem"}
     return {"kind": "steps", "text": "equal optimizer steps; parameters and time as they come"}
 
 

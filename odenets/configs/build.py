@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from odenets.configs import sublayers  # noqa: F401  (its resolvers, for saved configurations too)
+from odenets.configs.own import look_in_this_folder
 from odenets.errors import UserError, did_you_mean, one_line
 
 ALLOWED = ("odenets", "torch.nn", "torch.optim")
@@ -130,6 +131,8 @@ def resolve(name: Any, path: str, allow: Sequence[str] = ()) -> Any:
         )
     from hydra.utils import get_object
 
+    if not _inside(name, ALLOWED):
+        look_in_this_folder()
     try:
         target = get_object(name)
     except (ImportError, ValueError) as error:

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from odenets.configs import schema
 from odenets.configs.catalog import groups
 from odenets.configs.explain import CONFIG_ERRORS, explain
+from odenets.configs.own import take_own_classes
 from odenets.errors import Interrupted, TrainingStopped, UserError, did_you_mean
 
 OPTIONS = ("-m", "--multirun", "--cfg", "-c", "--resolve", "--config-dir", "-cd", "--package", "-p", "--info", "-i")
@@ -28,6 +29,7 @@ def run_hydra(
     """
     schema.register()
     config_dir = _config_dir(overrides)
+    overrides = take_own_classes(overrides)
     command = [sys.argv[0], "train"]
     with _argv([sys.argv[0], *overrides]), _full_errors():
         try:

@@ -106,7 +106,9 @@ def refuse_extras(cfg: DictConfig) -> None:
 def check_values(cfg: DictConfig) -> None:
     """Raise UserError for a value of the right type that cannot be meant."""
     trainer = cfg.trainer
-    for key in ("epochs", "batch_size", "eval_every", "checkpoint_every", "devices", "num_nodes"):
+    if trainer.epochs < 0:
+        raise UserError(f"trainer.epochs: expected at least 0 (0: nothing is trained), got {trainer.epochs}")
+    for key in ("batch_size", "eval_every", "checkpoint_every", "devices", "num_nodes"):
         if trainer[key] < 1:
             raise UserError(f"trainer.{key}: expected at least 1, got {trainer[key]}")
     if trainer.threads is not None and trainer.threads < 1:

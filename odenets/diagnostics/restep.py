@@ -16,6 +16,7 @@ from odenets.fields.basis import grid
 from odenets.models import FlowStack, NeuralODE
 from odenets.models.varying_block import VaryingBlock
 from odenets.solvers import TABLEAUS, Adams, Adaptive, FixedStep, Solver, resolve_solver
+from odenets.solvers.methods import one_step_method
 
 Flow = FlowStack | NeuralODE
 STEPS = 32
@@ -172,7 +173,12 @@ def with_solver(ode: NeuralODE, solver: Solver | str, h: float | None = None) ->
 
 def _stepped(solver: Solver, factor: float) -> Solver:
     if isinstance(solver, Adaptive):
-        change = factor ** TABLEAUS[solver.method].order
+        method = one_step_method(solver.method) if isinstance(solver.method, str) else solver.method
+        if method is None:
+            raise ValueError(
+                f"{solver.method} changes its order on the way: no tolerance makes its steps {factor:g} times"
+            )
+        change = factor**method.order
         return dataclasses.replace(solver, rtol=solver.rtol * change, atol=solver.atol * change)
     if not isinstance(solver, (FixedStep, Adams)) or solver.grid_constructor is not None:
         raise ValueError(f"{type(solver).__name__} as it is set has no step size to change; take FixedStep(steps=...)")

@@ -10,6 +10,7 @@ from odenets.fields.rotary_attention import RotaryAttention
 from odenets.fields.swiglu import SwiGLU
 from odenets.fields.systems import (
     Brusselator,
+    DampedOscillator,
     HenonHeiles,
     Kepler,
     Lorenz,
@@ -28,6 +29,7 @@ __all__ = [
     "Brusselator",
     "Combined",
     "Conv",
+    "DampedOscillator",
     "HamiltonianField",
     "HenonHeiles",
     "Kepler",

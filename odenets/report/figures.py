@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from odenets.report.curves import LEFT_OUT, label
 from odenets.report.runs import Comparison, Run
 from odenets.report.svg import Styles, panel, styled, to_svg
-from odenets.report.verdict import Column, better, columns, number
+from odenets.report.verdict import Column, better, columns, is_trained, number
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ def draw(name: str, title: str, caption: str, paint: Callable[[Axes], None], hei
 
 
 def trade_offs(comparison: Comparison, styles: Styles) -> list[Shown]:
-    """Quality against time of a step, memory and parameters."""
+    """Quality against time of a step, memory and parameters; against evaluations where nothing is trained."""
     if not comparison.measures:
         return []
     known = {column.key: column for column in columns(comparison)}
     quality = known[comparison.measures[0]]
     known["step_ms"] = Column("step_ms", "time of a step", _step, unit="ms", scale=1e3)
     found = []
-    for key in ("step_ms", "peak_mb", "parameters"):
+    for key in ("step_ms", "peak_mb", "parameters" if is_trained(comparison) else "nfe"):
         cost = known.get(key)
         if cost is None or not any(cost.value(run) is not None for run in comparison.runs):
             continue
@@ -58,6 +58,7 @@ def _step(run: Run) -> float | None:
 def _trade_off(comparison: Comparison, styles: Styles, quality: Column, cost: Column) -> Callable[[Axes], None]:
     def paint(axes: Axes) -> None:
         spans: list[float] = []
+        heights: list[float] = []
         for i, row in enumerate(comparison.rows):
             pairs = [(cost.value(run), quality.value(run)) for run in row.finished]
             points = [(x * cost.scale, y * quality.scale) for x, y in pairs if x is not None and y is not None]
@@ -65,6 +66,7 @@ def _trade_off(comparison: Comparison, styles: Styles, quality: Column, cost: Co
                 continue
             xs, ys = zip(*points)
             spans += xs
+            heights += ys
             error = statistics.stdev(ys) if len(ys) > 1 else None
             axes.errorbar(statistics.fmean(xs), statistics.fmean(ys), yerr=error, ms=6, lw=1.2, **styles.marker(i))
         if spans and max(spans) > 2 * min(spans) > 0:
@@ -73,15 +75,22 @@ def _trade_off(comparison: Comparison, styles: Styles, quality: Column, cost: Co
         else:
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
-        low, high = axes.get_ylim()
-        room = 5e-4 * max(abs(low), abs(high))  # nobody reads the seventh digit of a quality
-        if high - low < 2 * room:
-            axes.set_ylim((low + high) / 2 - room, (low + high) / 2 + room)
-        axes.ticklabel_format(axis="y", useOffset=False)
+        if heights and "error" in quality.key and max(heights) > 20 * min(heights) > 0:
+            axes.set_yscale("log")
+        else:
+            _leave_room(axes)
         axes.set_xlabel(_with_unit(cost))
         axes.set_ylabel(_with_unit(quality))
 
     return paint
+
+
+def _leave_room(axes: Axes) -> None:
+    low, high = axes.get_ylim()
+    room = 5e-4 * max(abs(low), abs(high))  # nobody reads the seventh digit of a quality
+    if high - low < 2 * room:
+        axes.set_ylim((low + high) / 2 - room, (low + high) / 2 + room)
+    axes.ticklabel_format(axis="y", useOffset=False)
 
 
 def _with_unit(column: Column) -> str:
@@ -147,14 +156,14 @@ def portraits(comparison: Comparison, styles: Styles) -> list[Shown]:
     if not rows:
         return []
     first = rows[0][1]
-    names, unit = first["names"], first["unit"]
+    names, unit = first["names"], f" ({first['unit']})" if first["unit"] else ""
 
     def phase(axes: Axes) -> None:
         axes.plot(*list(zip(*first["measured"]))[:2], "o:", color="#888888", ms=3, lw=0.7)
         for i, portrait in rows:
             axes.plot(*list(zip(*portrait["states"]))[:2], **styles.line(i))
-        axes.set_xlabel(f"{names[0]} ({unit})")
-        axes.set_ylabel(f"{names[1]} ({unit})")
+        axes.set_xlabel(f"{names[0]}{unit}")
+        axes.set_ylabel(f"{names[1]}{unit}")
 
     def over_time(component: int) -> Callable[[Axes], None]:
         def paint(axes: Axes) -> None:
@@ -163,11 +172,11 @@ def portraits(comparison: Comparison, styles: Styles) -> list[Shown]:
                 axes.plot(portrait["times"], [x[component] for x in portrait["states"]], **styles.line(i))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_xlabel(first["time_unit"])
-            axes.set_ylabel(f"{names[component]} ({unit})")
+            axes.set_ylabel(f"{names[component]}{unit}")
 
         return paint
 
-    caption = "First seed of each configuration; grey: measured."
+    caption = f"First seed of each configuration; grey: {first.get('origin', 'measured')}."
     return [
         draw("phase", f"{names[1]} against {names[0]}", caption, phase, 3.6),
         *(draw(f"time-{j}", f"{name} over time", caption, over_time(j)) for j, name in enumerate(names)),

@@ -12,7 +12,7 @@ from odenets.report.figures import Shown
 from odenets.report.runs import Comparison, Row, Run
 from odenets.report.svg import Styles
 from odenets.report.table import format_value
-from odenets.report.verdict import Cell, Column, cells, columns, target_of
+from odenets.report.verdict import Cell, Column, cells, columns, is_trained, target_of
 
 
 @dataclass
@@ -107,6 +107,8 @@ def summary(comparison: Comparison) -> str:
         return f"All configurations reach the same {column.title}."
     names = " and ".join(comparison.rows[i].name for i in best)
     text = f"Best {column.title}: {names} with {line[best[0]].text}."
+    if not is_trained(comparison):
+        return text
     if max(len(row.finished) for row in comparison.rows) < 2:
         return f"{text} With one seed there is no spread to judge differences by: they may be chance."
     tied = [comparison.rows[i].name for i, cell in enumerate(line) if cell.mark == "tied"]

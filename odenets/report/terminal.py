@@ -5,9 +5,15 @@ from rich.console import Console
 from rich.table import Table
 
 from odenets.report.runs import Comparison, Row, Run
-from odenets.report.verdict import Cell, Column, cells, columns
+from odenets.report.verdict import Cell, Column, cells, columns, is_trained
 
-SHORT = {"parameters": "params", "peak_mb": "memory", "steps_to_target": "steps to\ntarget", "spikes": "spikes"}
+SHORT = {
+    "parameters": "params",
+    "peak_mb": "memory",
+    "steps_to_target": "steps to\ntarget",
+    "spikes": "spikes",
+    "gradient_error": "gradient\nerror",
+}
 
 
 def show(comparison: Comparison) -> None:
@@ -16,7 +22,8 @@ def show(comparison: Comparison) -> None:
     console.print(f"{comparison.title}: {comparison.terms['text']}", markup=False)
     console.print(verdict_table(comparison))
     several = any(len(row.runs) > 1 for row in comparison.rows)
-    tied = "; ~ not told apart from it (Welch's test, 95 %)" if several else "; one seed: differences may be chance"
+    alone = "; one seed: differences may be chance" if is_trained(comparison) else ""
+    tied = "; ~ not told apart from it (Welch's test, 95 %)" if several else alone
     console.print(f"[bold green]best[/bold green] of its column{tied}", soft_wrap=True)
     for row in comparison.rows:
         for run in row.runs:
@@ -26,10 +33,15 @@ def show(comparison: Comparison) -> None:
 
 
 def verdict_table(comparison: Comparison) -> Table:
-    """Quality with its spread; means of parameters, time of a step, memory, steps to target and spikes."""
+    """Quality with its spread; means of parameters, time of a step, memory, steps to target and spikes. Where nothing is
+    trained, evaluations and the gradient's error instead of what belongs to training."""
     known = {column.key: column for column in columns(comparison)}
     known["step_ms"] = Column("step_ms", "step", _step_seconds, unit="ms", scale=1e3)
-    keys = [*comparison.measures[:1], "parameters", "step_ms", "peak_mb", "steps_to_target", "spikes"]
+    own = ("parameters", "step_ms", "peak_mb", "steps_to_target", "spikes")
+    keys = [
+        *comparison.measures[:1],
+        *(own if is_trained(comparison) else ("nfe", "step_ms", "peak_mb", "gradient_error")),
+    ]
     shown = [known[key] for key in keys if key in known and any(known[key].value(r) for r in comparison.runs)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     table.add_column("")

@@ -72,6 +72,8 @@ def columns(comparison: Comparison) -> list[Column]:
                help="steps whose loss was 6 mean deviations above the running mean"),
         Column("seconds", "training", lambda r: r.result.get("seconds"), unit="s"),
     ]  # fmt: skip
+    if not is_trained(comparison):
+        rest = [column for column in rest if column.key not in ("steps_to_target", "spikes", "seconds")]
     return [c for c in [*measures, *rest] if any(c.value(run) is not None for run in comparison.runs)]
 
 
@@ -86,6 +88,11 @@ def _measure(key: str) -> Column:
         100.0 if percent else 1.0,
         cost=False,
     )
+
+
+def is_trained(comparison: Comparison) -> bool:
+    """Whether any run took an optimizer step; otherwise nothing depends on the seed."""
+    return any(run.result.get("steps") for run in comparison.runs if run.result)
 
 
 def target_of(comparison: Comparison) -> tuple[str, float] | None:

@@ -1,5 +1,6 @@
 """Build what a configuration describes: Fabric, data, task, optimizer; and the task of a finished run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,14 @@ def rehearse(parts: Parts) -> None:
         checkpoint.set_random_state(states)
 
 
-def load_run(run: str | Path) -> tuple[dict[str, Any], Task, Parts]:
-    """Configuration, task with trained weights, and parts of a finished run, on one device; UserError if it is none."""
+def load_run(run: str | Path, allow: Sequence[str] = ()) -> tuple[dict[str, Any], Task, Parts]:
+    """Configuration, task with trained weights, and parts of a finished run, on one device; UserError if it is none.
+
+    `allow` names packages outside odenets whose classes may be called; what the folder itself allows does not count.
+    """
     folder = RunFolder(Path(run))
     config = plain(folder.read_config())
+    config["run"]["allow_targets"] = list(allow)
     check_targets(config, config["run"]["allow_targets"])
     if not folder.weights.is_file():
         raise UserError(f"{run}: has no model.safetensors; finish it: odenets train run.dir={run} run.resume=true")

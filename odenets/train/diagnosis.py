@@ -1,5 +1,6 @@
 """Diagnose a finished run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -15,13 +16,13 @@ WINDOWS = 16
 """Held-out windows that a language model is measured on, once for each other way of taking its steps."""
 
 
-def diagnose_run(run: str | Path, samples: int = 4) -> Diagnosis:
-    """Load a finished run and look at the flow in its model along a few training samples.
+def diagnose_run(run: str | Path, samples: int = 4, allow: Sequence[str] = ()) -> Diagnosis:
+    """Load a finished run and look at the flow in its model along a few training samples; `allow` as in `load_run`.
 
     Raises:
         UserError: no finished run, or one whose model holds no flow.
     """
-    _, task, parts = load_run(run)
+    _, task, parts = load_run(run, allow)
     if isinstance(task, LanguageModelling):
         task.eval_windows = min(task.eval_windows, WINDOWS)
     batch = task.select(epoch_order(parts, 0)[0])
@@ -31,9 +32,9 @@ def diagnose_run(run: str | Path, samples: int = 4) -> Diagnosis:
         raise UserError(f"{run}: {one_line(error)}") from error
 
 
-def main(run: str, samples: int = 4) -> None:
+def main(run: str, samples: int = 4, allow: Sequence[str] = ()) -> None:
     """Diagnose a run, print the table, and write diagnostics.json into its folder."""
-    found = diagnose_run(run, samples)
+    found = diagnose_run(run, samples, allow)
     folder = RunFolder(Path(run))
     path = folder.path / "diagnostics.json"
     folder.write_json(path, found.to_dict())

@@ -1,6 +1,7 @@
 """The tasks of the command line: train a configuration, evaluate a finished run."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
 
 from odenets.configs.build import check_targets, group_names, plain, refuse_unused_scheme, unused_groups
+from odenets.configs.own import TRUST
 from odenets.errors import Interrupted, TrainingStopped, UserError
 from odenets.kernels.backend import chosen
 from odenets.report import curves, table
 from odenets.train import checkpoint, export, runfolder
 from odenets.train.build import build, load_run, make_fabric, rehearse
 from odenets.train.loop import Hooks, Parts, Progress, fit, measure
-from odenets.train.metrics import MetricsLog
+from odenets.train.metrics import MetricsLog, read_rows
 from odenets.train.progress import Bar
 from odenets.train.runfolder import RunFolder
 from odenets.train.snapshot import command_line, snapshot
@@ -55,9 +57,9 @@ def train(cfg: DictConfig, typed: list[str], part: str | None = None) -> float:
     return _finish(parts, folder, config, progress, quiet=part is not None)
 
 
-def evaluate(run: str) -> None:
-    """Load a run's configuration and exported weights, measure again, print the table."""
-    config, task, parts = load_run(run)
+def evaluate(run: str, allow: Sequence[str] = ()) -> None:
+    """Load a run's configuration and exported weights, measure again, print the table; `allow` as in `load_run`."""
+    config, task, parts = load_run(run, allow)
     table.show(f"{config['name']}, evaluated again", measure(parts) | task.facts(), run)
 
 
@@ -77,6 +79,7 @@ def _resumed_config(cfg: DictConfig, typed: list[str]) -> DictConfig:
                 f"odenets train run.dir={folder.path} run.resume=true goes on with the saved one"
             )
     OmegaConf.update(saved, "run.resume", True)
+    OmegaConf.update(saved, "run.allow_targets", list(cfg.run.allow_targets))  # what is typed counts, not the folder's
     OmegaConf.update(saved, "run.dir", str(folder.path))
     runfolder.check_writable(folder.path)
     return saved
@@ -133,7 +136,8 @@ def _run(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: Prog
     board = folder.path / "tensorboard" if config["run"]["tensorboard"] else None
     log = MetricsLog(folder.metrics, None if fresh else progress.step, board) if main else None
     trainer = config["trainer"]
-    resume = f"odenets train run.dir={folder.path} run.resume=true"
+    allowed = ",".join(config["run"]["allow_targets"])
+    resume = f"odenets train run.dir={folder.path} run.resume=true" + (f" {TRUST}=[{allowed}]" if allowed else "")
     if fresh:
         _save(parts, folder, progress)  # from here on the run can be resumed
     with Bar(shown, trainer["epochs"], 0, trainer["progress"] and main) as bar:
@@ -181,4 +185,5 @@ def _finish(parts: Parts, folder: RunFolder, config: dict[str, Any], progress: P
 
 
 def _plots(parts: Parts, folder: RunFolder, name: str) -> list[Path]:
-    return [curves.plot(folder.path / "curves.png", folder.metrics, name), *parts.task.plot(folder.path)]
+    trained = [curves.plot(folder.path / "curves.png", folder.metrics, name)] if read_rows(folder.metrics) else []
+    return [*trained, *parts.task.plot(folder.path)]

@@ -44,5 +44,5 @@ class Task(nn.Module, ABC):
 
     def portrait(self) -> dict[str, Any] | None:
         """The computed and the measured trajectory as plain numbers, where the task has some: names, unit, times [T],
-        states [T][d], measured_times, measured. None otherwise."""
+        states [T][d], measured_times, measured, and `origin`, what the latter are if not measured. None otherwise."""
         return None

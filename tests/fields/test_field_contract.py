@@ -14,6 +14,7 @@ TIMES = ("none", "concat", "modulate")
 BASES = (("piecewise", 3), ("spline", 5), ("fourier", 5))
 SYSTEMS: tuple[type[System], ...] = (
     fields.Brusselator,
+    fields.DampedOscillator,
     fields.HenonHeiles,
     fields.Kepler,
     fields.Lorenz,

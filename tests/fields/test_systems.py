@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from odenets.fields import Brusselator, HenonHeiles, Kepler, Lorenz, LotkaVolterra, Pendulum, Robertson, VanDerPol
+from odenets.fields import (
+    Brusselator,
+    DampedOscillator,
+    HenonHeiles,
+    Kepler,
+    Lorenz,
+    LotkaVolterra,
+    Pendulum,
+    Robertson,
+    VanDerPol,
+)
 from odenets.fields.systems import System
 
 
@@ -40,6 +50,7 @@ SYSTEMS: dict[str, tuple[Callable[..., System], Callable[..., tuple]]] = {
         lambda **k: Brusselator(1.2, 2.9, **k),
         lambda t, x, y: (1.2 + x**2 * y - 3.9 * x, 2.9 * x - x**2 * y),
     ),
+    "damped_oscillator": (lambda **k: DampedOscillator(2.0, 0.3, **k), lambda t, x, v: (v, -4 * x - 1.2 * v)),
     "robertson": (
         lambda **k: Robertson(0.05, 2e7, 3e4, **k),
         lambda t, a, b, c: (-0.05 * a + 3e4 * b * c, 0.05 * a - 3e4 * b * c - 2e7 * b**2, 2e7 * b**2),

@@ -2,6 +2,7 @@
 
 from odenets.fields.systems.base import Coefficient, System
 from odenets.fields.systems.brusselator import Brusselator
+from odenets.fields.systems.damped_oscillator import DampedOscillator
 from odenets.fields.systems.henon_heiles import HenonHeiles
 from odenets.fields.systems.kepler import Kepler
 from odenets.fields.systems.lorenz import Lorenz
@@ -13,6 +14,7 @@ from odenets.fields.systems.van_der_pol import VanDerPol
 __all__ = [
     "Brusselator",
     "Coefficient",
+    "DampedOscillator",
     "HenonHeiles",
     "Kepler",
     "Lorenz",

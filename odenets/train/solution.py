@@ -24,6 +24,7 @@ class SolutionAccuracy(Task):
     """
 
     headline = ("relative_error",)
+    network: NeuralODE
 
     def __init__(self, network: nn.Module, reference: Solver | None = None) -> None:
         super().__init__()
@@ -68,7 +69,11 @@ class SolutionAccuracy(Task):
 
     def facts(self) -> dict[str, float]:
         stats = self.network.last_stats
-        return {} if stats is None else {"evaluations": stats.nfe, "steps": stats.accepted, "rejected": stats.rejected}
+        return (
+            {}
+            if stats is None
+            else {"evaluations": stats.nfe, "steps": int(stats.accepted), "rejected": int(stats.rejected)}
+        )
 
     @torch.no_grad()
     def portrait(self) -> dict[str, Any]:

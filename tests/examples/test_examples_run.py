@@ -21,7 +21,7 @@ EXAMPLES = {
     "bouncing_ball": ([], r"   7 +([\d.]+)", 0.799, 0.801),
     "lorenz_ensemble": ([], r"rest: between (\S+) and 1.000", 0.99999, 1.00001),
     "compare_on_digits": (
-        [*PLAIN, "compare.dir=TMP", "block=residual", "scheme=null", "seed=0", "trainer.epochs=1"],
+        [*PLAIN, "compare.dir=TMP", "block=residual", "scheme=forward_euler", "seed=0", "trainer.epochs=1"],
         r"as configured, seed 0 +test accuracy ([\d.]+)",
         50,
         100,

@@ -24,7 +24,7 @@ def user_configs(tmp_path: Path) -> Path:
     [
         (["experiment=digitz"], ["experiment=digitz", "did you mean 'digits'"]),
         (["experiment=digits", "trainer.epochs=abc"], ["trainer.epochs", "abc", "Integer"]),
-        (["experiment=digits", "trainer.epochs=0"], ["trainer.epochs", "at least 1", "0"]),
+        (["experiment=digits", "trainer.epochs=-1"], ["trainer.epochs", "at least 0", "-1"]),
         (["experiment=digits", "trainer.schedule=cosin"], ["trainer.schedule", "cosine", "one_cycle"]),
         (["experiment=digits", "solver.ordr=4"], ["solver.ordr", "method", "step_size"]),
         (["experiment=digits", "solver.step=4"], ["solver.step", "did you mean 'steps'"]),

@@ -73,9 +73,8 @@ def test_a_file_gives_the_grid_and_typed_words_come_before_it(tmp_path: Path):
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "compare").glob("*.yaml")))
 def test_every_comparison_of_the_package_composes(name: str):
     request = read_request([f"compare={name}"])
-    configurations, seeds = grid.expand(request.words)
+    configurations, _ = grid.expand(request.words)
     assert len(configurations) > 1
-    assert len(seeds) > 1
     assert not any(one.refused for one in configurations)
 
 

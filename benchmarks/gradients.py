@@ -1,10 +1,12 @@
 """Memory, time and error of every gradient method over the number of steps, beside torchdiffeq and torchode.
 
-    python benchmarks/gradients.py [--quick] [--most 1000] [--json results.json] [--figure figure.png]
+    python benchmarks/gradients.py [--quick] [--untimed] [--write]
 
 Error: float32 gradient of y0 against float64 autograd of the same steps, on a contracting, an oscillating and an
 expanding flow. Memory: most bytes alive at once, in states. Time: forward and backward, ratios to autograd of the same
-scheme in the same run. Reconstruction: how far from its start a coupled rk4 comes back, over N and the coupling.
+scheme in the same run, by process time. Operations: ATen's, of forward and backward. Reconstruction: how far from its
+start a coupled rk4 comes back, over N and the coupling. N is 10, 100 and 1000, and 10,000 for the methods whose memory
+allows it; about 7 minutes. --write puts tables and figure into docs/results/gradients.{md,json,png}.
 
 The gate: in float64 and over 100 steps the exact methods agree with autograd to 1e-10 before anything is measured. On
 the contracting flow reversible methods cannot: the way back magnifies rounding by about e^10 per unit of it, and
@@ -14,10 +16,11 @@ reversible Heun and alf themselves grow there. They are held to 1e-6 on it; how 
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,11 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.measure import describe_run
+from benchmarks.gradients_report import report, write
+from benchmarks.measure import OpCounter, describe_run
 from benchmarks.memory import PeakMemory
 from odenets import solve
-from odenets.solvers import Reversible
+from odenets.solvers import Reversible, SolveError
 from odenets.solvers.one_step import Accuracy
 
 # method: (solver, gradient, the scheme whose autograd it is measured against)
@@ -46,6 +50,9 @@ METHODS: dict[str, tuple[Any, str]] = {
     "alf autograd": ("alf", "autograd"),
     "alf reversible": ("alf", "reversible"),
 }
+PEERS = ("torchdiffeq autograd", "torchdiffeq adjoint")
+LONG = ("rk4 adjoint", "reversible_heun reversible", "alf reversible")  # in memory and time that 10,000 steps allow
+MANY = 10_000
 FLOWS = ("contracting", "oscillating", "expanding")
 LENGTH = 10.0
 
@@ -170,128 +177,148 @@ def reconstructions(numbers: list[int]) -> dict[str, list[float]]:
     }
 
 
-def errors(numbers: list[int]) -> dict[str, dict[str, list[float]]]:
+def run(name: str, field: nn.Module, x: Tensor, steps: int, length: float = LENGTH) -> Tensor:
+    """The gradient of y0 by a method of ours or of torchdiffeq."""
+    if name in PEERS:
+        return torchdiffeq_gradient(field, x, steps, name.endswith("adjoint"), length)
+    solver, how = METHODS[name]
+    return gradient(field, x, steps, solver, how, length)
+
+
+def errors(numbers: list[int], many: int | None = None) -> dict[str, dict[str, list[float]]]:
+    """float32 against float64 autograd of the same scheme; with `many` also so many steps on the oscillating flow."""
     table: dict[str, dict[str, list[float]]] = {kind: {} for kind in FLOWS}
+    start = torch.linspace(0.2, 1.0, 8, dtype=torch.float64).reshape(4, 2)
     exacts: dict[tuple[str, str, int], Tensor] = {}
     for kind in FLOWS:
-        for name, (solver, how) in METHODS.items():
+        for name in (*METHODS, *PEERS):
+            scheme = name.rsplit(" ", 1)[0]
+            extra = [many] if many and kind == "oscillating" and name in LONG else []
             row = table[kind].setdefault(name, [])
-            for n in numbers:
-                x = torch.linspace(0.2, 1.0, 8, dtype=torch.float64).reshape(4, 2)
-                if (kind, str(solver), n) not in exacts:
-                    exacts[kind, str(solver), n] = gradient(Flow(kind, torch.float64), x, n, solver, "autograd")
-                exact = exacts[kind, str(solver), n]
-                found = gradient(Flow(kind, torch.float32), x.float(), n, solver, how)
-                row.append(float((found - exact).norm() / exact.norm()))
+            for n in [*numbers, *extra]:
+                if (kind, scheme, n) not in exacts:
+                    exacts[kind, scheme, n] = run(f"{scheme} autograd", Flow(kind, torch.float64), start, n)
+                exact = exacts[kind, scheme, n]
+                try:
+                    found = run(name, Flow(kind, torch.float32), start.float(), n)
+                    row.append(float((found - exact).norm() / exact.norm()))
+                except SolveError:  # an adjoint that noticed that it had lost its way
+                    row.append(math.nan)
     return table
 
 
-def peaks(numbers: list[int], width: int = 64, batch: int = 64) -> dict[str, list[float]]:
+def torchode_errors() -> dict[str, float]:
+    """torchode's backward solve against autograd through its own steps, float32 against float64, tolerance 1e-4."""
+    start, found = torch.linspace(0.2, 1.0, 8, dtype=torch.float64).reshape(4, 2), {}
+    for kind in FLOWS:
+        exact = torchode_gradient(Flow(kind, torch.float64), start, 0, "autograd")
+        mine = torchode_gradient(Flow(kind, torch.float32), start.float(), 0, "backsolve")
+        found[kind] = float((mine - exact).norm() / exact.norm())
+    return found
+
+
+def peaks(numbers: list[int], many: int | None = None, width: int = 64, batch: int = 64) -> dict[str, list[float]]:
+    """Most bytes alive at once, in states."""
     field, x = MLP(width), torch.randn(batch, width)
     table: dict[str, list[float]] = {}
-    runs: dict[str, Any] = {
-        name: (lambda n, s=solver, h=how: gradient(field, x, n, s, h)) for name, (solver, how) in METHODS.items()
-    }
-    runs["torchdiffeq autograd"] = lambda n: torchdiffeq_gradient(field, x, n, False)
-    runs["torchdiffeq adjoint"] = lambda n: torchdiffeq_gradient(field, x, n, True)
-    for name, run in runs.items():
-        for n in numbers:
+    for name in (*METHODS, *PEERS):
+        for n in [*numbers, *([many] if many and name in ("rk4 adjoint", "reversible_heun reversible") else [])]:
             with PeakMemory() as memory:
-                run(n)
+                run(name, field, x, n)
             table.setdefault(name, []).append(memory.peak / (4 * x.numel()))
     return table
+
+
+def operations(steps: int = 20) -> dict[str, float]:
+    """ATen operations of a step, forward and backward, between two solves of different length."""
+    field, x = MLP(8), torch.randn(4, 8)
+
+    def count(name: str, n: int) -> int:
+        with OpCounter() as counter:
+            run(name, field, x, n)
+        return counter.total
+
+    return {name: (count(name, 2 * steps) - count(name, steps)) / steps for name in (*METHODS, *PEERS)}
+
+
+class Cubic(nn.Module):
+    """The field of torchdiffeq's first example, 2-50-2 on cubes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(2, 50), nn.Tanh(), nn.Linear(50, 2))
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        return self.net(x**3)
+
+
+def backward_operations(end: float) -> dict[str, float]:
+    """Of the backward pass of the continuous adjoint over nine output intervals, dopri5 at 1e-6, on `Cubic`."""
+    import torchdiffeq
+
+    field, ts = Cubic(), torch.linspace(0, end, 10)
+    y0 = torch.tensor([[2.0, 0.0]], requires_grad=True)
+    solution = solve(field, y0, ts, solver="dopri5", rtol=1e-6, atol=1e-6, gradient="adjoint")
+    with OpCounter() as mine:
+        solution.ys.square().sum().backward()
+    ys = torchdiffeq.odeint_adjoint(field, y0, ts, method="dopri5", rtol=1e-6, atol=1e-6)
+    with OpCounter() as theirs:
+        ys.square().sum().backward()
+    steps = (solution.stats.accepted_backward or 0) + (solution.stats.rejected_backward or 0)
+    return {"odenets": mine.total, "torchdiffeq": theirs.total, "reads per step of odenets": mine.syncs / steps}
 
 
 def times(steps: int, repeats: int, width: int = 64, batch: int = 64) -> dict[str, float]:
     """Median milliseconds of this process for forward and backward, all in turn."""
     field, x = MLP(width), torch.randn(batch, width)
-    runs: dict[str, Any] = {
-        name: (lambda s=solver, h=how: gradient(field, x, steps, s, h)) for name, (solver, how) in METHODS.items()
+    runs: dict[str, Callable[[], Tensor]] = {
+        name: (lambda name=name: run(name, field, x, steps))  # type: ignore[misc]
+        for name in (*METHODS, *PEERS)
     }
-    runs["torchdiffeq autograd"] = lambda: torchdiffeq_gradient(field, x, steps, False)
-    runs["torchdiffeq adjoint"] = lambda: torchdiffeq_gradient(field, x, steps, True)
     for how in ("autograd", "backsolve"):
-        runs[f"torchode {how} (dopri5, 1e-4)"] = lambda how=how: torchode_gradient(field, x, 0, how)
+        runs[f"torchode {how}"] = lambda how=how: torchode_gradient(field, x, 0, how)  # type: ignore[misc]
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + 1):
-        for name, run in runs.items():
+        for name, go in runs.items():
             began = time.process_time()
-            run()
+            go()
             if turn:  # the first is to warm up
                 taken[name].append(1e3 * (time.process_time() - began))
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def draw(path: str, results: dict[str, Any]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, 5, figsize=(24, 4.5), layout="constrained")
-    for axis, kind in zip(axes, FLOWS):
-        for name, row in results["errors"][kind].items():
-            axis.loglog(results["steps"], row, marker="o", markersize=3, label=name)
-        axis.set(title=f"{kind} flow, T = {LENGTH:g}, float32", xlabel="steps N", ylabel="relative gradient error")
-    for name, row in results["peaks"].items():
-        axes[3].loglog(results["memory_steps"], row, marker="o", markersize=3, label=name)
-    axes[3].set(title="memory", xlabel="steps N", ylabel="most states alive at once")
-    axes[3].legend(fontsize=6)
-    for name, row in results["reconstruction"].items():
-        if "float32" in name:
-            axes[4].loglog(results["steps"], row, marker="o", markersize=3, label=name.replace("float32, ", ""))
-    axes[4].set(title="way back of coupled rk4, float32", xlabel="steps N", ylabel="relative distance from the start")
-    axes[4].legend(fontsize=6)
-    figure.savefig(path, dpi=110)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few steps and repeats")
-    parser.add_argument("--most", type=int, default=1000, help="largest number of steps of the tables")
-    parser.add_argument("--json", help="write the results there")
-    parser.add_argument("--figure", help="draw them there")
+    parser.add_argument("--untimed", action="store_true", help="leave the times out: on a machine that is not quiet")
+    parser.add_argument("--write", action="store_true", help="put the results into docs/results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     difference, magnified = gate()
     if not (difference < 1e-10 and magnified < 1e-6):
         sys.exit(f"the exact methods differ from autograd by {difference:.1e}, {magnified:.1e}: nothing measured")
-    powers = (10, 100, 1000, 10_000)
-    numbers = [10, 30] if arguments.quick else [n for n in powers if n <= arguments.most]
-    memory_numbers = [10, 30] if arguments.quick else [n for n in powers if n <= arguments.most]
+    numbers, many = ([10, 30], 60) if arguments.quick else ([10, 100, 1000], MANY)
+    steps, repeats = (10, 1) if arguments.quick else (200, 5)
+    began = time.process_time()
     results = {
-        "run": describe_run(["torch", "torchdiffeq", "torchode"]),
         "gate": {"general": difference, "reversible, contracting": magnified},
         "steps": numbers,
-        "errors": errors(numbers),
+        "many": many,
+        "time_steps": steps,
+        "times": {} if arguments.untimed else times(steps, repeats),
+        "errors": errors(numbers, many),
+        "torchode": torchode_errors(),
+        "peaks": peaks(numbers, many),
         "reconstruction": reconstructions(numbers),
-        "memory_steps": memory_numbers,
-        "peaks": peaks(memory_numbers),
-        "time_steps": 10 if arguments.quick else 200,
-        "times": times(10 if arguments.quick else 200, 1 if arguments.quick else 5),
+        "operations": operations(),
+        "backward": {f"[0, {end:g}]": backward_operations(end) for end in (1.0, 4.0)},
+        "run": describe_run(["torch", "torchdiffeq", "torchode"]),
     }
-    print_tables(results)
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")
-    if arguments.figure:
-        draw(arguments.figure, results)
-
-
-def print_tables(results: dict[str, Any]) -> None:
-    for kind in FLOWS:
-        print(f"\nerror, {kind}: N = {results['steps']}")
-        for name, row in results["errors"][kind].items():
-            print(f"  {name:28s} " + "  ".join(f"{e:8.1e}" for e in row))
-    print(f"\nway back of coupled rk4, relative distance from the start: N = {results['steps']}")
-    for name, row in results["reconstruction"].items():
-        print(f"  {name:38s} " + "  ".join(f"{e:8.1e}" for e in row))
-    print(f"\npeak memory in states: N = {results['memory_steps']}")
-    for name, row in results["peaks"].items():
-        print(f"  {name:28s} " + "  ".join(f"{x:9.1f}" for x in row))
-    print(f"\nforward and backward at N = {results['time_steps']}: ms, ratio to autograd of the same scheme")
-    for name, taken in results["times"].items():
-        reference = results["times"].get(name.rsplit(" ", 1)[0] + " autograd", taken)
-        print(f"  {name:34s} {taken:9.1f}  {taken / reference:5.2f}")
+    results["seconds"] = time.process_time() - began
+    print(report(results))
+    if arguments.write:
+        write(results)
 
 
 if __name__ == "__main__":

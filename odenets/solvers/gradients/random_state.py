@@ -23,7 +23,7 @@ class RandomState:
     def capture(cls, device: torch.device, like: RandomState | None = None) -> RandomState:
         cpu = torch.default_generator.get_state()
         accelerator = None if device.type in ("cpu", "meta") else _module(device).get_rng_state(device)
-        if like is not None and torch.equal(cpu, like.cpu) and _same(accelerator, like.accelerator):
+        if like is not None and _same(cpu, like.cpu) and _same(accelerator, like.accelerator):
             return like
         return cls(device, cpu, accelerator)
 
@@ -38,4 +38,5 @@ def _module(device: torch.device) -> Any:
 
 
 def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
-    return a is b or (a is not None and b is not None and torch.equal(a, b))
+    # as bytes on the host, where the states lie: several times faster than comparing tensors
+    return a is b or (a is not None and b is not None and a.numpy().tobytes() == b.numpy().tobytes())

@@ -31,7 +31,7 @@ class StepRecord:
     """An accepted step.
 
     Attributes:
-        times: of the method's nodes [s], in the field's time precision.
+        times: of the method's nodes, s of them, in the field's time precision.
         h: signed size.
         random: before the step's first evaluation.
         calls: random states before each of the trial's evaluations; empty where they are all the same.
@@ -44,7 +44,7 @@ class StepRecord:
         ends_at_output: whether the step was cut to end at an output time, so that moving this time changes its size.
     """
 
-    times: Tensor
+    times: tuple[Tensor, ...]
     h: float
     random: RandomState
     random_first: RandomState | None
@@ -117,7 +117,7 @@ class _Recorder(BoundMethod):
         self.field.calls = []
         trial = self.bound.trial(times, h, y, first, with_error)
         calls = [*self.field.calls] if any(call is not start for call in self.field.calls) else []
-        self.pending = StepRecord(torch.stack(tuple(times)), h, start, random_first, calls, notes, carried), state
+        self.pending = StepRecord(tuple(times), h, start, random_first, calls, notes, carried), state
         return trial
 
     @property

@@ -29,16 +29,21 @@ class Gathered:
         self.params = tuple(params)
         self.times_wanted = times_wanted
         self.sums: list[Tensor | None] = [None] * len(self.params)
+        self.reached = False  # every parameter has a sum by now
         self.ts = torch.zeros_like(ts) if times_wanted else None
         self.starts: dict[int, Tensor] = {}
         self.sizes: dict[int, Tensor] = {}
 
     def add(self, found: Sequence[Tensor | None]) -> None:
         """Add one gradient for every parameter."""
+        if self.reached and not any(g is None for g in found):
+            torch._foreach_add_(self.sums, found)  # type: ignore[arg-type]
+            return
         for i, g in enumerate(found):
             if g is not None:
                 total = self.sums[i]
                 self.sums[i] = g.clone() if total is None else total.add_(g)
+        self.reached = bool(found) and not any(total is None for total in self.sums)
 
     def add_times(self, n: int, start: Tensor | None, size: Tensor | None) -> None:
         """Add what reaches the n-th step's start and its size."""
@@ -88,7 +93,7 @@ class Replay:
     def run(self, n: int, state: State) -> tuple[State, Trial]:
         """The same with the step itself."""
         with torch.no_grad():
-            return self._run(n, state, self.records[n].times.unbind(), self.records[n].h)
+            return self._run(n, state, self.records[n].times, self.records[n].h)
 
     def pull_back(self, n: int, state: State, grads: State) -> State:
         """Gradients with respect to the state before the n-th step, from those of the state after it."""
@@ -173,22 +178,22 @@ class StepTimes:
         self.output_times, self.inside = output_times, record.inside
         self.leaves: tuple[Tensor, ...] = ()
         self.h: float | Tensor = record.h
-        times = record.times
+        self.stages = times = record.times
         if inside:
             assert record.shape is not None
-            ts = torch.tensor(output_times, dtype=torch.float64, device=times.device)
+            ts = torch.tensor(output_times, dtype=torch.float64, device=times[0].device)
             self.start, self.outputs = record.shape.t0, ts
             self.end = times[-1] if record.end is None else record.end[0]
         if wanted:
-            times = times.detach().requires_grad_(True)
-            self.h = torch.tensor(record.h, dtype=torch.float64, device=times.device, requires_grad=True)
-            self.leaves = (times, self.h)
+            stacked = torch.stack(times).requires_grad_(True)
+            self.stages = stacked.unbind()
+            self.h = torch.tensor(record.h, dtype=torch.float64, device=stacked.device, requires_grad=True)
+            self.leaves = (stacked, self.h)
             if inside:
                 self.start = self.start.detach().requires_grad_(True)
                 self.end = self.end.detach().requires_grad_(True)
                 self.outputs = self.outputs.requires_grad_(True)
                 self.leaves += (self.start, self.end, self.outputs)
-        self.stages = times.unbind()
 
     def gather(self, n: int, found: Sequence[Tensor | None], nodes: Sequence[float], gathered: Gathered) -> None:
         """Hand on the gradients of `leaves`: t + c_i h for the stages, t + h for the end."""

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..step import weighted_sum
-from ..structured.reversible import AffinePart, BoundReversible, Pair
+from ..structured.reversible import AffinePart, BoundReversible, Column, Pair
 from ..structured.splitting import BoundSplitting
 from .base import SolveProblem
 from .recomputed import Recomputed, Sweep
@@ -91,7 +90,7 @@ def _undo_shears(replay: Replay, bound: BoundSplitting, grads: State) -> State:
     for n in reversed(range(len(replay.records))):
         record = replay.records[n]
         with torch.no_grad():
-            y = bound.inverse(record.times.unbind(), record.h, y)
+            y = bound.inverse(record.times, record.h, y)
         grads = replay.pull_back(n, (y,), grads)
     return grads
 
@@ -135,18 +134,31 @@ class _Step:
         gathered, n = self.replay.gathered, self.n
         params, h = gathered.params, self.replay.records[n].h
         columns, parts = affine.columns(h), len(before)
+        timed = gathered.times_wanted
         arrived = grads  # and then those of the points, from the last to the first
         for i in reversed(range(self.bound.evaluations)):
-            arriving = weighted_sum(columns[parts + i], arrived)
-            known, found = self.evaluations[i], None
+            arriving = _combined(columns[parts + i], arrived)
+            known, reached = self.evaluations[i], None
             if arriving is not None:
                 found = gradients([known.value], [known.point, *params, *known.times.leaves], [arriving])
                 gathered.add(found[1 : 1 + len(params)])
-                known.times.gather(n, found[1 + len(params) :], self.replay.nodes, gathered)
-            reached = None if found is None else found[0]
+                if timed:
+                    known.times.gather(n, found[1 + len(params) :], self.replay.nodes, gathered)
+                reached = found[0]
             arrived.append(torch.zeros_like(known.point) if reached is None else reached)
-        if gathered.times_wanted:
+        if timed:
             values = [self.evaluations[i].value.detach() for i in range(self.bound.evaluations)]
             gathered.add_times(n, None, affine.size_gradient(arrived, [*before, *values]))
-        sums = [weighted_sum(column, arrived) for column in columns[:parts]]
+        sums = [_combined(column, arrived) for column in columns[:parts]]
         return tuple(torch.zeros_like(x) if g is None else g for g, x in zip(sums, before))
+
+
+def _combined(column: Column, tensors: list[Tensor]) -> Tensor | None:
+    """sum_i w_i x_i; None if there is nothing to sum. May be one of the tensors itself."""
+    total = None
+    for i, weight in column:
+        if total is None:
+            total = tensors[i] if weight == 1 else tensors[i] * weight
+        else:
+            total = torch.add(total, tensors[i], alpha=weight)
+    return total

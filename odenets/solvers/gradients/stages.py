@@ -85,7 +85,7 @@ def require_stages(problem: SolveProblem, name: str) -> None:
 def stages_of(replay: Replay, n: int, state: State, needed: int | None = None) -> Stages:
     """The n-th step from `state`; of an explicit method only the first `needed` points and the slopes before the last."""
     bound, record, y = replay.recording.bound, replay.records[n], state[0].detach()
-    times, h = record.times.unbind(), record.h
+    times, h = record.times, record.h
     if isinstance(bound, ExplicitRungeKutta):
         tableau = bound.tableau
         points, slopes, random = _explicit(replay, n, y, times, tableau, needed or tableau.stages)

@@ -7,6 +7,7 @@ do not know of the second. Gradients need no stored states (`gradients/reversibl
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
@@ -20,6 +21,7 @@ from ..step import Field, StepSize, Trial
 
 Pair = tuple[Tensor, ...]
 Evaluate = Callable[[int, Tensor], Tensor]
+Column = list[tuple[int, float]]
 _WIDE = {torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.float32: torch.float64,
          torch.complex32: torch.complex128, torch.complex64: torch.complex128}  # fmt: skip
 
@@ -91,6 +93,8 @@ class BoundReversible(BoundMethod):
 
     def slope(self, time: Tensor, x: Tensor) -> Tensor:
         """f in the state's precision, returned in the pair's."""
+        if x.dtype == self.dtype:
+            return self.field(time, x)
         return self.field(time, x.to(self.dtype)).to(x.dtype)
 
     dtype: torch.dtype
@@ -122,10 +126,16 @@ class AffinePart:
 
         self.fixed = rows(0.0)
         self.slope = rows(1.0) - self.fixed
+        self.latest: tuple[float, list[Column]] = (math.nan, [])
 
-    def columns(self, h: float) -> list[list[float]]:
-        """Of every part of the pair and every value: its coefficients in the new pair and in the points, last first."""
-        return (self.fixed + h * self.slope).T.tolist()  # type: ignore[no-any-return]
+    def columns(self, h: float) -> list[Column]:
+        """Of every part of the pair and every value: where it has a coefficient in the new pair and in the points, the
+        last point first, and that coefficient.
+        """
+        if self.latest[0] != h:
+            columns = (self.fixed + h * self.slope).T.tolist()
+            self.latest = h, [[(r, w) for r, w in enumerate(column) if w != 0] for column in columns]
+        return self.latest[1]
 
     def size_gradient(self, arrived: Sequence[Tensor], variables: Sequence[Tensor]) -> Tensor | None:
         """dL/dh, from the gradients of the rows and the pair and values themselves."""

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from benchmarks.memory import PeakMemory
 from odenets import blocks as b
 from odenets.fields import MLP
 from odenets.models import FlowStack
 from odenets.models.gradients import Checkpoint, Downdate, Recursive, Reversible, Selective
-from tests.memory import LiveBytes
 
 TOKENS, DIM = 32, 16
 
@@ -27,7 +27,7 @@ def peak(block, gradient, n):
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     x = torch.randn(TOKENS, DIM, requires_grad=True)
-    with LiveBytes() as memory:
+    with PeakMemory() as memory:
         model(x).square().sum().backward()
     return memory.peak
 

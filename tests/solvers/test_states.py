@@ -18,11 +18,14 @@ TS = torch.linspace(0, 2, 5, dtype=F64)
 # of the implicit methods one with a block per stage and one that solves all stages together
 LEFT_OUT = {"scipy_solver", "torchdiffeq", *IMPLICIT_TABLEAUS} - {"trbdf2", "radauIIA5", "implicit_euler"}
 EVERY = [name for name in ANY_FIELD if name not in LEFT_OUT]
+LOOSE = {"rtol": 1e-6, "atol": 1e-8}  # of order 2: tighter tolerances are thousands of steps
 REAL_ONLY = ("rodas5p",)  # their linear systems are real; complex states are refused with the way out
 
 
 def settings(method: str) -> dict:
-    return {"rtol": 1e-8, "atol": 1e-10} if method in ADAPTIVE_METHODS else {"steps": 60}
+    if method not in ADAPTIVE_METHODS:
+        return {"steps": 60}
+    return LOOSE if method in ("adaptive_heun", "fehlberg2", "reversible_heun") else {"rtol": 1e-8, "atol": 1e-10}
 
 
 @pytest.mark.parametrize("method", EVERY)

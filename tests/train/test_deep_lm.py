@@ -4,10 +4,10 @@ import torch
 from hydra import compose, initialize_config_module
 from torch.nn import functional as F
 
+from benchmarks.memory import PeakMemory
 from odenets.configs import schema
 from odenets.configs.build import instantiate, plain
 from odenets.models import LanguageModel
-from tests.memory import LiveBytes
 
 
 def deep(*overrides: str) -> LanguageModel:
@@ -29,7 +29,7 @@ def peak(depth: int, *overrides: str) -> int:
     tokens = torch.randint(256, (2, 17))
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
-    with LiveBytes() as memory:
+    with PeakMemory() as memory:
         loss(model, tokens).backward()
     return memory.peak
 

@@ -12,7 +12,7 @@ import torch
 COMMAND = [sys.executable, "-m", "odenets", "train"]
 ROOT = Path(__file__).resolve().parents[2]
 OVERRIDES = [
-    "experiment=digits", "task.network.channels=8", "model.N=1", "trainer.epochs=14", "trainer.batch_size=64",
+    "experiment=digits", "task.network.channels=8", "model.N=1", "trainer.epochs=12", "trainer.batch_size=128",
     "trainer.threads=1", "trainer.checkpoint_every=2", "run.plots=false", "run.tensorboard=false",
 ]  # fmt: skip
 
@@ -26,7 +26,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 def wait_for_rows(folder: Path, rows: int, process: subprocess.Popen[str]) -> None:
     """Until metrics.csv has a header and `rows` rows."""
-    path, deadline = folder / "metrics.csv", time.monotonic() + 120
+    path, deadline = folder / "metrics.csv", time.monotonic() + 600
     while not (path.is_file() and len(path.read_text().splitlines()) > rows):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline

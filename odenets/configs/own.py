@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from hydra.core.config_store import ConfigStore
 
+from odenets.configs.catalog import ORDER
 from odenets.errors import UserError
 
 GROUPS = ("field", "block", "flow", "branch", "data", "task", "model", "solver", "gradient", "optimizer")
@@ -24,11 +25,13 @@ TRUST = "run.allow_targets"
 def take_own_classes(words: Sequence[str]) -> list[str]:
     """Make options of the dotted names among `words` and return the words with their packages allowed.
 
-    UserError for a name that cannot be loaded.
+    UserError for a name that cannot be loaded, and for null, which no group takes.
     """
     packages: list[str] = []
     for word in words:
         key, _, value = word.partition("=")
+        if key in ORDER and "null" in value.split(","):
+            raise UserError(f"{word}: leave {key}= out for the default; see odenets list for what there is to choose")
         for name in value.split(",") if key in GROUPS else ():
             if DOTTED.fullmatch(name) and not name.startswith("odenets."):
                 node = {"_target_": name} | _defaults(key, name)

@@ -80,6 +80,12 @@ def test_names_that_cannot_be_loaded_are_refused_in_a_line(mine: Path):
             take_own_classes([f"field={name}"])
 
 
+def test_null_is_no_option():
+    for words in (["scheme=null"], ["scheme=null,exponential"]):
+        with pytest.raises(UserError, match="leave scheme= out"):
+            take_own_classes(words)
+
+
 def test_only_what_is_typed_as_a_dotted_name_is_taken(mine: Path):
     words = ["experiment=digits", "field=mlp", "solver.rtol=0.5", "field=odenets.fields.MLP", "run.root=a.b"]
     assert take_own_classes(words) == words

@@ -143,7 +143,10 @@ def integrate_per_sample(
         if keep_steps:
             kept.append(step)
         if not running:
-            return PerSampleSolve(outputs.stacked(), clock, kept, "" if watch is None else watch.cause)
+            cause = "" if watch is None else watch.cause
+            if not cause and bool((clock.status == int(Status.NONLINEAR)).any()):
+                cause = stepper.bound.cause
+            return PerSampleSolve(outputs.stacked(), clock, kept, cause)
 
 
 def accepted_states(steps: list[MaskedStep]) -> tuple[Tensor, Tensor, Tensor]:

@@ -111,10 +111,7 @@ class BDFIntegrator(AdaptiveIntegrator):
                 self.size = self._next_size(ratio, safety, wanted) if size == wanted else wanted
                 return step
             nonfinite = not ratio < math.inf
-            if nonfinite and not unsolved and (size <= self.min_step or self._hopeless(refusals := refusals + 1)):
-                self._fail_too_small(size, nonfinite, unsolved)
-                return None
-            if unsolved and size <= self.min_step:
+            if nonfinite and (size <= self.min_step or self._hopeless(refusals := refusals + 1)):
                 self._fail_too_small(size, nonfinite, unsolved)
                 return None
             factor = 0.5 if nonfinite else max(self.controller.factor_min, safety * ratio ** (-1 / (self.order + 1)))

@@ -154,7 +154,7 @@ class Stepper:
         return next_clock, MaskedStep(t, t1, h, y, y1, stages, accept, finite)
 
     def _status(self, clock, running, refused, arrived, finite, failed, standing, next_size, trials) -> Tensor:
-        span = torch.maximum(clock.t.abs(), self.limit.abs()).detach()
+        span = torch.maximum(clock.t.abs(), self.limit.abs())
         stuck = (next_size <= span * torch.finfo(next_size.dtype).eps) | standing
         if self.min_step > 0:
             stuck = stuck | (clock.size <= self.min_step)

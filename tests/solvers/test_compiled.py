@@ -15,12 +15,16 @@ from torch._dynamo.utils import counters
 from odenets import solve
 from odenets.solvers import InputError, PIDController, Status
 from odenets.solvers.compiled import capture
+from odenets.solvers.compiled.hoist import hoisted
 
 from .fields import COUPLED_START, coupled, coupled_exact
 
 F64 = torch.float64
 MISSING = capture.why_unavailable("cpu")
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING or "available")
+pytestmark = [
+    pytest.mark.skipif(bool(MISSING), reason=MISSING or "available"),
+    pytest.mark.filterwarnings("error:solved eagerly"),
+]
 
 
 @pytest.fixture
@@ -69,6 +73,7 @@ def same(found, eager, atol=1e-12) -> None:
 
 # capture takes time for every stage
 FEW_STAGES: dict = {"solver": "fehlberg2", "rtol": 1e-6, "atol": 1e-6}
+SLOW = pytest.mark.slow(reason="capturing a program takes seconds")
 START = torch.tensor([[1.0, 0.0], [0.3, -0.5], [2.0, 1.0]], dtype=F64)
 
 
@@ -99,6 +104,7 @@ def test_other_batch_sizes_compile_once_more_a_field_of_the_same_class_never(tra
     assert graphs() == before + 1
 
 
+@SLOW
 def test_number_read_by_the_field_is_compiled_in_anew(traced):
     field, ts = Driven(), (0.0, 2.0)
     both(field, START, ts, **FEW_STAGES)
@@ -106,7 +112,13 @@ def test_number_read_by_the_field_is_compiled_in_anew(traced):
         same(*both(field, START, ts, **FEW_STAGES))
 
 
-@pytest.mark.parametrize("ts", [torch.linspace(0, 1.5, 40), torch.stack([torch.linspace(0, x, 9) for x in (1, 2, 3)])])
+@pytest.mark.parametrize(
+    "ts",
+    [
+        torch.linspace(0, 1.5, 40),
+        pytest.param(torch.stack([torch.linspace(0, x, 9) for x in (1, 2, 3)]), marks=SLOW),
+    ],
+)
 def test_clock_per_sample(traced, ts):
     """40 outputs, several in one step: more than one iteration writes."""
     starts = COUPLED_START * torch.tensor([[1.0], [0.9], [1.1]], dtype=F64)
@@ -117,7 +129,9 @@ def test_clock_per_sample(traced, ts):
     assert torch.allclose(found.ys[:, 0], coupled_exact(first.double()), atol=1e-3)
 
 
-@pytest.mark.parametrize("settings", [{}, {"per_sample": True}, {"save_at": "end"}])
+@pytest.mark.parametrize(
+    "settings", [pytest.param({}, marks=SLOW), {"per_sample": True}, pytest.param({"save_at": "end"}, marks=SLOW)]
+)
 def test_backwards_in_time(traced, settings):
     ts = torch.tensor([1.0, 0.7, 0.65, 0.1], dtype=F64)
     found, eager = both(coupled, coupled_exact(ts[:1]), ts, **FEW_STAGES, **settings)
@@ -126,11 +140,8 @@ def test_backwards_in_time(traced, settings):
     assert torch.equal(found.ts, eager.ts)
 
 
-SLOW = pytest.mark.slow(reason="captures five programs more")
-
-
 @pytest.mark.parametrize(
-    "solver", ["adaptive_heun", *(pytest.param(name, marks=SLOW) for name in ("bosh3", "tsit5", "dopri5", "dopri8"))]
+    "solver", [*(pytest.param(name, marks=SLOW) for name in ("adaptive_heun", "bosh3", "tsit5", "dopri5", "dopri8"))]
 )
 def test_every_explicit_method(traced, solver):
     found, eager = both(coupled, COUPLED_START, torch.linspace(0, 1, 4), solver=solver, rtol=1e-5, atol=1e-5)
@@ -163,6 +174,7 @@ def test_failures_have_their_cause(traced):
     assert "the vector field is NaN or infinite" in found.message
 
 
+@SLOW
 def test_failure_of_one_sample(traced):
     starts = torch.tensor([[1.0], [0.1]], dtype=F64)
     found, _ = both(lambda t, y: y * y, starts, (0.0, 2.0), per_sample=True, **FEW_STAGES)
@@ -188,6 +200,7 @@ def test_field_that_cannot_be_captured_is_named_and_solved_eagerly(traced, mode)
     assert graphs() == before
 
 
+@SLOW
 def test_programs_keep_no_field_alive(traced):
     field = Driven()
     both(field, START, (0.0, 1.0), **FEW_STAGES)
@@ -197,6 +210,7 @@ def test_programs_keep_no_field_alive(traced):
     assert gone() is None
 
 
+@SLOW
 def test_programs_are_bounded(traced, monkeypatch):
     monkeypatch.setattr(capture, "PROGRAMS", 2)
     for p in (0.1, 0.2, 0.3):
@@ -204,6 +218,7 @@ def test_programs_are_bounded(traced, monkeypatch):
     assert len(capture._programs) == 2
 
 
+@SLOW
 def test_odeint(traced):
     from odenets.solvers import odeint
 
@@ -243,12 +258,46 @@ def test_compiled_step_under_the_eager_loop(monkeypatch):
     assert torch.allclose(gradient, expected, rtol=1e-12)
 
 
-def test_program_from_the_cpp_compiler():
-    """The real thing, outputs and all, with one clock and with one per sample."""
+@pytest.mark.parametrize("per_sample", [False, pytest.param(True, marks=SLOW)])
+def test_program_from_the_cpp_compiler(per_sample):
+    """The real thing, outputs and all; the inputs stay what they were."""
     capture.clear()
-    ts = torch.linspace(0, 3, 12)
-    for per_sample in (False, True):
-        same(*both(Driven(), START, ts, per_sample=per_sample, **FEW_STAGES))
-        before = graphs()
-        same(*both(Driven(0.4), 3 * START, ts * 0.5 + 1, solver="fehlberg2", rtol=1e-5, per_sample=per_sample))
-        assert graphs() == before
+    ts, start = torch.linspace(0, 3, 12), START.clone()
+    same(*both(Driven(), start, ts, per_sample=per_sample, **FEW_STAGES))
+    before = graphs()
+    same(*both(Driven(0.4), 3 * START, ts * 0.5 + 1, solver="fehlberg2", rtol=1e-5, per_sample=per_sample))
+    assert graphs() == before
+    assert torch.equal(start, START)
+
+
+def test_buffers_are_allocated_before_the_loop():
+    """The rewriting of generated code, on code in its form."""
+    source = """before
+    AtenTensorHandle buf1_handle;
+    AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_assign_tensors_out(arg0_1, &buf1_handle));
+    RAIIAtenTensorHandle buf1(buf1_handle);
+    while (1) {
+        AtenTensorHandle body_arg0_1_handle;
+        AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_assign_tensors_out(buf1, &body_arg0_1_handle));
+        RAIIAtenTensorHandle body_arg0_1(body_arg0_1_handle);
+        static constexpr int64_t int_array_0[] = {4L, 2L};
+        AtenTensorHandle body_buf0_handle;
+        AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, int_array_0, int_array_0, f64, cpu, 0, &body_buf0_handle));
+        RAIIAtenTensorHandle body_buf0(body_buf0_handle);
+        kernel((const double*)(body_arg0_1.data_ptr()), (double*)(body_buf0.data_ptr()));
+        body_arg0_1.reset();
+        buf1.reset();
+        buf1 = std::move(body_buf0);
+    }
+after"""
+    found = [line.strip() for line in hoisted(source).splitlines()]
+    loop = found[found.index("while (1) {") :]
+    assert [line for line in loop if line] == [
+        "while (1) {",
+        "kernel((const double*)(buf1.data_ptr()), (double*)(body_buf0.data_ptr()));",
+        "std::swap(buf1, body_buf0);",
+        "}",
+        "after",
+    ]
+    # the input itself is not written to
+    assert "AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_clone(arg0_1, &buf1_handle));" in found

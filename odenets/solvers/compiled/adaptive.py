@@ -67,6 +67,7 @@ def run(problem: SolveProblem, ts: Tensor, y: Tensor) -> tuple[Outcome, LoopSett
         _value(tolerance("atol", solver.atol, flat.layout, y), y),
         torch.tensor(solver.first_step or 0.0, dtype=torch.float64, device=y.device),
         torch.tensor(solver.max_steps, device=y.device),
+        torch.tensor(ts.shape[-1] - 1, device=y.device),
     )
     key = ("adaptive", capture.kind_of(flat.func), settings, y.device.type, y.dim())
     with torch.no_grad():

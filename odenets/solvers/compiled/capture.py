@@ -23,10 +23,12 @@ import torch
 import torch._dynamo
 from torch import nn
 
+from .hoist import buffers_before_loops
+
 PROGRAMS = 64  # kept at most, least recently used first out
 VARIANTS = 16  # shapes, dtypes and kinds of field compiled into one program at most
-BACKEND = "inductor"
-OPTIONS: dict[str, Any] = {"cpp_wrapper": True}
+# buffers of their own for all that a loop computes: they are allocated once, see `hoist`
+OPTIONS = {"cpp_wrapper": True, "allow_buffer_reuse": False, "inplace_buffers": False, "size_asserts": False}
 _programs: OrderedDict[Hashable, Callable[..., Any]] = OrderedDict()
 _refused: set[Hashable] = set()
 
@@ -115,8 +117,18 @@ def _compiled(function: types.FunctionType) -> Callable[..., Any]:
         fullgraph=True,
         backend=BACKEND,
         recompile_limit=VARIANTS,
-        options={"guard_filter_fn": _about_the_users, **(OPTIONS if BACKEND == "inductor" else {})},
+        options={"guard_filter_fn": _about_the_users},
     )
+
+
+def _inductor(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
+    from torch._inductor.compile_fx import compile_fx
+
+    with buffers_before_loops():
+        return compile_fx(graph, inputs, config_patches=OPTIONS)
+
+
+BACKEND: Any = _inductor
 
 
 def _about_the_users(guards: Sequence[Any]) -> list[bool]:

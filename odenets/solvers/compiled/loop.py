@@ -3,7 +3,7 @@
 Three loops over the same trial step, so that a compiled solve takes the steps of an eager one:
 
 - `to_the_end`: only the last state;
-- `at_times`: one clock, a scan over the output times whose body steps until the next one has been passed;
+- `at_times`: one clock, a loop over the output times around one that steps until the next of them has been passed;
 - `at_times_per_sample`: a clock per sample; every iteration is a trial step for all samples and writes up to `WINDOW`
   outputs of each. A sample with more outputs than that inside one step takes the same step again in the next
   iteration, until all are written: nothing of a step has to be kept, and no sample waits for another.
@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._higher_order_ops.scan import scan
 from torch._higher_order_ops.while_loop import while_loop
 
 from ..controller import PIDController
@@ -69,7 +68,7 @@ class Inputs(NamedTuple):
     Attributes:
         y0: flat state [*state]; ts: output times, the start first, [T] or [batch, T].
         rtol, atol: tensors that broadcast against the state.
-        first_step: [] (not looked at unless it is given); max_steps: int64 [].
+        first_step: [] (not looked at unless it is given); max_steps, last: int64 []; `last` is T - 1.
     """
 
     y0: Tensor
@@ -78,6 +77,7 @@ class Inputs(NamedTuple):
     atol: Tensor
     first_step: Tensor
     max_steps: Tensor
+    last: Tensor
 
 
 class Outcome(NamedTuple):
@@ -95,8 +95,8 @@ def solve_adaptive(settings: LoopSettings, func: Callable[..., Any], args: tuple
     if not settings.outputs:
         return to_the_end(stepper, clock, inputs.y0)
     if settings.per_sample:
-        return at_times_per_sample(stepper, settings.dense, clock, inputs.ts, inputs.y0)
-    return at_times(stepper, settings.dense, clock, inputs.ts, inputs.y0)
+        return at_times_per_sample(stepper, settings.dense, clock, inputs)
+    return at_times(stepper, settings.dense, clock, inputs)
 
 
 def _start(settings: LoopSettings, field, inputs: Inputs) -> tuple[Stepper, Clock]:
@@ -130,16 +130,23 @@ def to_the_end(stepper: Stepper, clock: Clock, y0: Tensor) -> Outcome:
 
     iterations, *found = while_loop(running, advance, _fresh(_zero(clock), *clock))
     clock = Clock(*found)
-    return Outcome(torch.stack([y0, _where_arrived(clock, clock.status == 0, clock.y)]), clock, iterations)
+    return Outcome(torch.stack([y0, _where_arrived(clock.status == 0, clock.y)]), clock, iterations)
 
 
-def at_times(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, ts: Tensor, y0: Tensor) -> Outcome:
+def at_times(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, inputs: Inputs) -> Outcome:
     # the last step's start, size, state and stages are carried along: an output may lie in a step taken for another
+    y0, ts, last = inputs.y0, inputs.ts, inputs.last
     parts = len(clock)
-    last = [clock.t, clock.t, y0, *[torch.zeros_like(y0)] * len(dense)]
+    start = [clock.t, clock.t, y0, *[torch.zeros_like(y0)] * len(dense)]
+    ys = torch.cat([y0[None], y0.new_full((ts.shape[0] - 1, *y0.shape), float("nan"))])
     coefficients = torch.tensor(dense, dtype=ts.dtype, device=ts.device)
 
-    def until_passed(carry: tuple[Tensor, ...], target: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    def more_outputs(index: Tensor, iterations: Tensor, *carry: Tensor) -> Tensor:
+        return (index <= last) & (Clock(*carry[:parts]).status <= 0)  # running or arrived
+
+    def until_passed(index: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
+        target = ts.index_select(0, index[None])[0]
+
         def before_target(iterations: Tensor, *carry: Tensor) -> Tensor:
             clock = Clock(*carry[:parts])
             return (clock.status == RUNNING) & ((target - clock.t) * stepper.direction > 0)
@@ -150,23 +157,26 @@ def at_times(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, ts: Tensor,
 
         carry = while_loop(before_target, advance, carry)
         clock = Clock(*carry[1 : 1 + parts])
-        t0, h, start, *stages = carry[1 + parts :]
+        t0, h, y, *stages = carry[1 + parts :]
         theta = (target - t0) / torch.where(h == 0, 1.0, h)
         powers = torch.stack([theta ** (j + 1) for j in range(len(dense[0]))])
         weights = ((coefficients * powers).sum(1) * h).to(y0.dtype)
-        state = start
         for i, stage in enumerate(stages):
-            state = state + weights[i] * stage
-        state = torch.where(target == clock.t, clock.y, state)
-        return _fresh(*carry), _where_arrived(clock, (target - clock.t) * stepper.direction <= 0, state)
+            y = y + weights[i] * stage
+        y = torch.where(target == clock.t, clock.y, y)
+        ys.index_put_((index[None],), _where_arrived((target - clock.t) * stepper.direction <= 0, y)[None])
+        return _fresh(index + 1, *carry)
 
-    carry, ys = scan(until_passed, _fresh(_zero(clock), *clock, *last), ts[1:])
-    return Outcome(torch.cat([y0[None], ys]), Clock(*carry[1 : 1 + parts]), carry[0])
+    _, iterations, *found = while_loop(
+        more_outputs, until_passed, _fresh(_zero(clock) + 1, _zero(clock), *clock, *start)
+    )
+    return Outcome(ys, Clock(*found[:parts]), iterations)
 
 
-def at_times_per_sample(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, ts: Tensor, y0: Tensor) -> Outcome:
-    batch, count = len(y0), ts.shape[-1]
-    times = ts.expand(batch, count).contiguous()
+def at_times_per_sample(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, inputs: Inputs) -> Outcome:
+    y0, last = inputs.y0, inputs.last
+    batch, count = len(y0), inputs.ts.shape[-1]
+    times = inputs.ts.expand(batch, count).contiguous()
     samples = torch.arange(batch, device=y0.device)[:, None]
     window = torch.arange(WINDOW, device=y0.device)
     # one row more than there are outputs: what is not to be written goes there
@@ -179,12 +189,12 @@ def at_times_per_sample(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, 
         before = Clock(*parts)
         clock, step = stepper(before)
         index = passed[:, None] + window  # [batch, WINDOW]
-        at = times.gather(1, index.clamp(max=count - 1))
-        inside = (index < count) & ((at - step.t1[:, None]) * stepper.direction <= 0)
-        ys.index_put_((torch.where(inside, index, count), samples), _within(dense, step, at))
+        at = times.gather(1, torch.minimum(index, last))
+        inside = (index <= last) & ((at - step.t1[:, None]) * stepper.direction <= 0)
+        ys.index_put_((torch.where(inside, index, last + 1), samples), _within(dense, step, at))
         passed = passed + inside.sum(1)
-        ahead = times.gather(1, passed[:, None].clamp(max=count - 1))[:, 0]
-        again = (passed < count) & ((ahead - step.t1) * stepper.direction <= 0)
+        ahead = times.gather(1, torch.minimum(passed, last)[:, None])[:, 0]
+        again = (passed <= last) & ((ahead - step.t1) * stepper.direction <= 0)
         held = [torch.where(over_state(again, new), old, new) for old, new in zip(before, clock)]
         return _fresh(iterations + 1, passed, *held)
 
@@ -205,7 +215,7 @@ def _within(dense: tuple[Row, ...], step: MaskedStep, at: Tensor) -> Tensor:
     return torch.where(over_state(at == step.t1[:, None], state), step.y1[:, None], state)
 
 
-def _where_arrived(clock: Clock, arrived: Tensor, state: Tensor) -> Tensor:
+def _where_arrived(arrived: Tensor, state: Tensor) -> Tensor:
     return torch.where(over_state(arrived, state), state, float("nan"))
 
 

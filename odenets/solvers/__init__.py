@@ -17,6 +17,7 @@ from .gradients import GRADIENTS, Gradient, resolve_gradient
 from .implicit.fixed_point import FixedPoint
 from .implicit.mass_matrix import MassMatrix, consistent_start
 from .implicit.newton import Newton, NewtonKrylov
+from .implicit.phantom import Phantom
 from .implicit.split_field import SplitField
 from .methods import IMPLICIT_TABLEAUS, TABLEAUS, Reversible
 from .solution import Solution, Stats
@@ -45,6 +46,7 @@ __all__ = [
     "Newton",
     "NewtonKrylov",
     "PIDController",
+    "Phantom",
     "Reversible",
     "Scipy",
     "SemilinearField",

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from .errors import InputError, SolveError, Status
 from .field import FlatField
 from .implicit.linear import Linearisation, ShiftedLU, gmres
+from .implicit.phantom import Phantom
 from .solution import Stats
 from .solver import Solver, resolve_solver
 from .state import StateLayout
@@ -51,6 +52,7 @@ def steady_state(
     solver: Solver | str = "tsit5",
     horizon: float = 1e6,
     throw: bool = True,
+    phantom: Phantom | None = None,
 ) -> SteadyState:
     """A state at which the field vanishes.
 
@@ -71,6 +73,7 @@ def steady_state(
         max_iterations: Newton iterations.
         solver, horizon: of "flow": how, and for how long at most.
         throw: raise SolveError if it fails; otherwise see `status`.
+        phantom: the gradient by a few steps y <- y + w f(t, y), cheap and biased, see `Phantom`; None is the exact one.
     """
     if method not in ("newton", "flow"):
         raise InputError(f"unknown method {method!r} for a steady state: use newton or flow.")
@@ -83,7 +86,7 @@ def steady_state(
         tolerance = max(1e-8, 100 * torch.finfo(y.dtype).eps)
     if not tolerance > 0:
         raise InputError(f"tolerance must be positive, got {tolerance}.")
-    problem = _Problem(flat, y.new_tensor(t, dtype=torch.float64), int(per_sample), tolerance)
+    problem = _Problem(flat, y.new_tensor(t, dtype=torch.float64), int(per_sample), tolerance, phantom)
     with torch.no_grad():
         if method == "newton":
             y, stats, status, message = problem.newton(y, max_iterations)
@@ -108,6 +111,7 @@ class _Problem:
     t: Tensor
     batch_dims: int
     tolerance: float
+    phantom: Phantom | None = None
 
     def size(self, f: Tensor) -> Tensor:
         """Root mean square of every system's f."""
@@ -183,6 +187,9 @@ class _Problem:
         """-J^-T rhs at y."""
         rows = rhs.reshape(*rhs.shape[: self.batch_dims], -1)
         linearisation = Linearisation(self.flat)
+        if self.phantom is not None:
+            pull = linearisation.pullback(self.t, y)
+            return self.phantom.solve(lambda v: -pull(v), rhs)
         if rows.shape[-1] <= _DENSE:
             return _factors(linearisation.matrix(self.t, y, self.batch_dims)).solve_transposed(rows).reshape(y.shape)
         pull = linearisation.pullback(self.t, y)

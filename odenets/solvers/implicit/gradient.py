@@ -26,6 +26,7 @@ from torch import Tensor
 from ..errors import InputError
 from .linear import Linearisation, gmres
 from .nonlinear import StageSolver
+from .phantom import Phantom
 from .stages import StageEquations, by_stage, by_system
 
 
@@ -65,6 +66,7 @@ class _System:
             self.h = 0.0
         self.line: Linearisation = solver.line
         self.twice = solver.settings.twice_differentiable
+        self.phantom: Phantom | None = solver.settings.phantom
         self.batch_dims = solver.batch_dims(equations.times[0], equations.base)
         size = equations.base.shape[self.batch_dims :].numel()
         self.dense = size * len(self.matrix) <= max(solver.settings.dense_limit, 1)
@@ -82,6 +84,9 @@ class _System:
         """M^{-1} or M^{-T}, factorised once."""
         with torch.no_grad():
             equations, k = equations.detached(), k.detach()
+            if self.phantom is not None:
+                apply = (equations.transposed_product if transposed else equations.product)(self.line, k)
+                return lambda rhs: self.phantom.solve(apply, rhs.detach())  # type: ignore[union-attr]
             factors = self._factorised(equations, k, transposed) if self.dense else None
             if factors is not None and self.certain:
                 return lambda rhs: by_stage(factors(by_system(rhs.detach(), self.batch_dims)), rhs)

@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..one_step import Accuracy
 from ..step import Field, StepSize
 from .linear import Linearisation
+from .phantom import Phantom
 from .stages import StageEquations
 
 
@@ -52,6 +53,7 @@ class Nonlinear:
             systems with a Jacobian each, else (and for a state [D]) everything is one system.
         dense_limit: systems with more elements than that are solved by GMRES, without a matrix.
         twice_differentiable: whether the solution can be differentiated twice, for one more evaluation per stage.
+        phantom: the gradient by a few steps of an iteration, cheap and biased, see `Phantom`; None is the exact one.
 
     Raises:
         InputError: for settings out of range.
@@ -62,12 +64,15 @@ class Nonlinear:
     batch_dims: int | None = None
     dense_limit: int = 512
     twice_differentiable: bool = False
+    phantom: Phantom | None = None
 
     def __post_init__(self) -> None:
         if self.max_iterations < 2:
             raise InputError(f"max_iterations must be at least 2, got {self.max_iterations}.")
         if self.kappa is not None and not self.kappa > 0:
             raise InputError(f"kappa must be positive, got {self.kappa}.")
+        if self.phantom is not None and self.twice_differentiable:
+            raise InputError("a phantom gradient has no second derivatives: leave out phantom or twice_differentiable.")
         if self.batch_dims is not None and self.batch_dims < 0:
             raise InputError(f"batch_dims must not be negative, got {self.batch_dims}.")
 

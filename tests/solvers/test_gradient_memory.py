@@ -135,12 +135,14 @@ def test_online_placement_is_close_to_the_best(slots):
     ("settings", "budget", "expected"),
     [
         ({"solver": "rk4", "steps": 10}, 1e9, Autograd),
-        ({"solver": "rk4", "steps": 10}, 11 * BYTES, DiscreteAdjoint),
-        ({"solver": "reversible_heun", "steps": 10}, 11 * BYTES, Checkpoint),
+        ({"solver": "rk4", "steps": 10}, 25 * BYTES, Checkpoint),
+        ({"solver": "rk4", "steps": 10}, 15 * BYTES, DiscreteAdjoint),
+        ({"solver": "reversible_heun", "steps": 10}, 13 * BYTES, Recursive),
         ({"solver": "rk4", "steps": 10}, 5 * BYTES, Recursive),
         ({"solver": "dopri5"}, 1e9, Autograd),
-        ({"solver": "dopri5"}, 150 * BYTES, DiscreteAdjoint),
+        ({"solver": "dopri5"}, 150 * BYTES, Checkpoint),
         ({"solver": "explicit_adams", "steps": 10}, 1.0, Autograd),
+        ({"solver": "auto_tsit5_rodas5p"}, 1.0, Autograd),
         ({"solver": "rk4", "steps": 10, "dense": True}, 1.0, Autograd),
     ],
 )  # fmt: skip

@@ -51,6 +51,7 @@ SOLVES = {
 }
 
 
+SWITCHING = {"solver": "auto_tsit5_rodas5p"}
 DRAWING = [
     SOLVES["fixed"],
     SOLVES["fixed, first same as last, outputs off the grid"],
@@ -318,6 +319,7 @@ def test_wrong_combinations_fail_before_the_solve(name):
         ({"dense": True}, "gradient='autograd'"),
         ({"save_at": "steps"}, "gradient='autograd'"),
         ({"solver": Adams("explicit_adams", steps=5)}, "Adams"),
+        *([] if name == "interpolating_adjoint" else [({"solver": "bdf"}, "bdf"), (SWITCHING, "auto_tsit5_rodas5p")]),
         ({"solver": "dopri5", "per_sample": True}, "per_sample"),
     ):
         with pytest.raises(InputError, match=said):

@@ -4,9 +4,9 @@
    parameters cannot be seen), and where no gradient is wanted: autograd.
 2. The bytes that one evaluation of the field keeps for its gradient are measured, times stages, times steps (100 where
    the steps are adaptive): if that is within the budget, autograd, the fastest.
-3. Else, if the states of all steps are within the budget: `discrete_adjoint` for explicit Runge-Kutta methods,
-   `checkpoint` for others.
-4. Else `recursive`.
+3. Else, if the states of all steps and one step's evaluations are within the budget: `checkpoint`, the next fastest.
+4. Else, if the states and one evaluation are, and the method is a Runge-Kutta method: `discrete_adjoint`.
+5. Else `recursive`.
 
 All of these are exact: `auto` never changes the gradient, only its cost. It does not choose `reversible`, which loses
 precision where the field contracts or expands strongly, nor `adjoint`, which is as exact as its tolerance.
@@ -22,7 +22,6 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..events.segments import solve_by_segments
-from ..one_step import ExplicitRungeKutta
 from ..solution import Solution
 from .autograd import Autograd
 from .base import Gradient, SolveProblem
@@ -30,6 +29,7 @@ from .checkpoint import Checkpoint
 from .discrete_adjoint import DiscreteAdjoint
 from .recursive import Recursive, number_of_steps
 from .replay import require_steps, undisturbed
+from .stages import has_stages
 
 ADAPTIVE_STEPS = 100  # assumed where only the solve will tell
 
@@ -65,10 +65,14 @@ class Auto(Gradient):
             return Autograd()
         steps = number_of_steps(problem) or ADAPTIVE_STEPS
         integrator: Any = problem.start(problem.ts[0].detach(), problem.y.detach())
-        if steps * len(integrator.method.c) * bytes_kept(problem) <= self.budget:
+        stages, kept = len(integrator.method.c), bytes_kept(problem)
+        states = steps * problem.y.numel() * problem.y.element_size()
+        if steps * stages * kept <= self.budget:
             return Autograd()
-        if steps * problem.y.numel() * problem.y.element_size() <= self.budget:
-            return DiscreteAdjoint() if isinstance(integrator.bound, ExplicitRungeKutta) else Checkpoint()
+        if states + stages * kept <= self.budget:
+            return Checkpoint()
+        if states + kept <= self.budget and has_stages(problem):
+            return DiscreteAdjoint()
         return Recursive()
 
 

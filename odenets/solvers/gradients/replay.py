@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..adaptive import AdaptiveIntegrator
 from ..errors import InputError
 from ..fixed import FixedIntegrator
+from ..solver import WALKERS
 from ..step import Trial
 from .base import SolveProblem
 from .random_state import RandomState
@@ -312,6 +313,11 @@ def require_steps(problem: SolveProblem, name: str) -> None:
         raise InputError(
             f"gradient={name!r} runs the solver's steps again, which {type(solver).__name__} does not allow: use "
             "Adaptive or FixedStep, or gradient='adjoint'."
+        )
+    if isinstance(solver.method, str) and solver.method in WALKERS:  # type: ignore[union-attr]
+        raise InputError(
+            f"gradient={name!r} runs steps of one method again, and {solver.method} takes those of several: use "  # type: ignore[union-attr]
+            "gradient='autograd' or 'interpolating_adjoint', or kvaerno5 or rodas5p."
         )
 
 

@@ -82,6 +82,15 @@ def require_stages(problem: SolveProblem, name: str) -> None:
         raise InputError(f"gradient={name!r} needs real states with {method!r}: use gradient='checkpoint'.")
 
 
+def has_stages(problem: SolveProblem) -> bool:
+    """Whether `require_stages` lets the problem pass."""
+    try:
+        require_stages(problem, "")
+    except InputError:
+        return False
+    return True
+
+
 def stages_of(replay: Replay, n: int, state: State, needed: int | None = None) -> Stages:
     """The n-th step from `state`; of an explicit method only the first `needed` points and the slopes before the last."""
     bound, record, y = replay.recording.bound, replay.records[n], state[0].detach()

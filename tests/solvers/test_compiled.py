@@ -218,6 +218,29 @@ def test_programs_are_bounded(traced, monkeypatch):
     assert len(capture._programs) == 2
 
 
+@pytest.mark.parametrize("gradient", ["autograd", pytest.param("checkpoint", marks=SLOW)])
+def test_fixed_steps_forward_and_backward(traced, gradient):
+    """19 steps: two chunks and a shorter one; outputs inside chunks."""
+    results = []
+    for mode in ("solve", False):
+        field, start = Driven(), START.clone().requires_grad_()
+        solution = solve(
+            field, start, torch.linspace(0, 1.9, 20), solver="midpoint", gradient=gradient, compile=mode, save_at="ts"
+        )
+        loss = (solution.ys[7] * solution.ys[-1]).sum()
+        results.append((solution, torch.autograd.grad(loss, [start, field.w])))
+    (mine, gradients), (eager, expected) = results
+    assert mine.stats == eager.stats
+    assert torch.allclose(mine.ys, eager.ys, rtol=0, atol=1e-13)
+    for found, wanted in zip(gradients, expected):
+        assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-13)
+
+
+def test_fixed_steps_with_outputs_off_the_grid_are_refused():
+    with pytest.raises(InputError, match="between the grid's points"):
+        solve(coupled, COUPLED_START, (0.0, 0.33, 1.0), solver="rk4", steps=10, compile="solve")
+
+
 @SLOW
 def test_odeint(traced):
     from odenets.solvers import odeint

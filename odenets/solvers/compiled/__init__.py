@@ -17,7 +17,7 @@ from ..methods import ONE_STEP
 from ..solution import Solution
 from ..solver import Adaptive, FixedStep, Solver
 from ..tableau import ButcherTableau
-from . import adaptive, capture
+from . import adaptive, capture, fixed
 from .step import CompiledTableau
 
 MODES = (False, "step", "solve", "auto")
@@ -55,6 +55,8 @@ def solve_compiled(problem: SolveProblem, gradient: Gradient, mode: str) -> Solu
     if capture.refused(refusal):
         return None
     try:
+        if isinstance(problem.solver, FixedStep):
+            return fixed.solve_compiled(problem, gradient)
         return adaptive.solve_compiled(problem)
     except capture.CannotCapture as error:
         capture.warn_once(refusal, f"solved eagerly, as the vector field cannot be compiled. {error}")
@@ -73,6 +75,8 @@ def _unsupported(problem: SolveProblem, gradient: Gradient) -> str:
         return "a mass matrix"
     if problem.y.is_complex() or not problem.y.numel():
         return "complex or empty states"
+    if isinstance(problem.solver, FixedStep):
+        return fixed.unsupported(problem, gradient, _differentiates(problem))
     if not isinstance(problem.solver, Adaptive):
         return f"{type(problem.solver).__name__}"
     if _differentiates(problem):

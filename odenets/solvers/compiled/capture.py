@@ -62,15 +62,15 @@ def kind_of(field: Any) -> Hashable:
     return cast(Hashable, type(field))
 
 
-def call(build: Callable[[], types.FunctionType], key: Hashable, field: Any, *inputs: Any) -> Any:
-    """Run the program of `key`, compiled from `build()` where there is none yet.
+def call(build: Callable[[], types.FunctionType], key: Hashable, field: Any, *inputs: Any, loops: bool = True) -> Any:
+    """Run the program of `key`, compiled from `build()` where there is none yet; `loops` says whether it has any.
 
     Raises:
         CannotCapture: if the field cannot be captured.
     """
     program = _programs.get(key)
     if program is None:
-        program = _programs[key] = _compiled(build())
+        program = _programs[key] = _compiled(build(), loops)
         while len(_programs) > PROGRAMS:
             _programs.popitem(last=False)
     else:
@@ -79,7 +79,7 @@ def call(build: Callable[[], types.FunctionType], key: Hashable, field: Any, *in
         return program(field, *inputs)
     except torch._dynamo.exc.FailOnRecompileLimitHit:
         del _programs[key]  # begin anew rather than keep ever more variants
-        return call(build, key, field, *inputs)
+        return call(build, key, field, *inputs, loops=loops)
     except Exception:
         # a number that the field reads, once changed, is taken for a variable, which loops do not accept: compile it in
         try:
@@ -107,7 +107,7 @@ def refused(key: Hashable) -> bool:
     return key in _refused
 
 
-def _compiled(function: types.FunctionType) -> Callable[..., Any]:
+def _compiled(function: types.FunctionType, loops: bool) -> Callable[..., Any]:
     # the compiler keeps what it made by code object: one of its own keeps programs apart, and lets go of them together
     apart = types.FunctionType(
         function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
@@ -115,7 +115,7 @@ def _compiled(function: types.FunctionType) -> Callable[..., Any]:
     return torch.compile(  # type: ignore[call-overload,no-any-return]
         apart,
         fullgraph=True,
-        backend=BACKEND,
+        backend=BACKEND if loops or BACKEND is not _inductor else _inductor_straight,
         recompile_limit=VARIANTS,
         options={"guard_filter_fn": _about_the_users},
     )
@@ -126,6 +126,12 @@ def _inductor(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
 
     with buffers_before_loops():
         return compile_fx(graph, inputs, config_patches=OPTIONS)
+
+
+def _inductor_straight(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
+    from torch._inductor.compile_fx import compile_fx
+
+    return compile_fx(graph, inputs, config_patches={"cpp_wrapper": True})
 
 
 BACKEND: Any = _inductor

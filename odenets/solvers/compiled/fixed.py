@@ -1,0 +1,112 @@
+"""Fixed-step solves compiled in chunks of a few unrolled steps, forward and backward.
+
+The Python loop around the chunks costs microseconds per chunk. Autograd goes through the compiled chunks;
+gradient="checkpoint" keeps the state before each chunk and runs the chunk again in the backward pass.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import Status
+from ..field import FlatField
+from ..fixed import FixedIntegrator
+from ..gradients.base import Gradient, SolveProblem
+from ..solution import Solution, Stats
+from ..solver import FixedStep, method_of
+from ..state import StateLayout
+from ..step import runge_kutta_step, stage_times
+from ..tableau import ButcherTableau
+from . import capture
+
+CHUNK = 8  # steps unrolled into one program
+GRADIENTS = ("autograd", "checkpoint")
+
+
+def unsupported(problem: SolveProblem, gradient: Gradient, differentiates: bool) -> str:
+    """What of a fixed-step problem a compiled solve cannot do; empty if it can."""
+    solver = problem.solver
+    assert isinstance(solver, FixedStep)
+    if not isinstance(method_of(solver.method), ButcherTableau):
+        return f"method {getattr(solver.method, 'name', solver.method)!r}, only explicit Runge-Kutta methods"
+    if solver.perturb:
+        return "perturb=True"
+    if differentiates and gradient.name not in GRADIENTS:
+        return f"gradient={gradient.name!r} for fixed steps, only {' and '.join(GRADIENTS)}"
+    if differentiates and problem.ts.requires_grad:
+        return "gradients of the times"
+    return "" if _places(problem) is not None else "output times between the grid's points"
+
+
+def solve_compiled(problem: SolveProblem, gradient: Gradient) -> Solution:
+    """The solution with flat states.
+
+    Raises:
+        CannotCapture: if the field cannot be compiled.
+    """
+    found = _places(problem)
+    assert found is not None
+    grid, places = found
+    flat, y = problem.flat, problem.y
+    tableau: Any = method_of(problem.solver.method)  # type: ignore[union-attr]
+    layout = flat.layout if flat.layout.spec is not None else StateLayout(None, (), (), flat.layout.batch_dims)
+    steps = len(grid) - 1
+    every = any(place % CHUNK for place in places if place < steps)
+    recompute = gradient.name == "checkpoint" and torch.is_grad_enabled()
+    states: dict[int, Tensor] = {0: y}
+    for start in range(0, steps, CHUNK):
+        length = min(CHUNK, steps - start)
+        key = ("fixed", capture.kind_of(flat.func), tableau, layout, length, every, y.device.type, y.dim())
+
+        def chunk(y: Tensor, times: Tensor, length: int = length, key: Any = key) -> tuple[Tensor, ...]:
+            build = lambda: _program(tableau, layout, length, every)  # noqa: E731
+            return capture.call(build, key, flat.func, flat.args, y, times, loops=False)
+
+        part = grid[start : start + length + 1]
+        reached = checkpoint(chunk, y, part, use_reentrant=False) if recompute else chunk(y, part)
+        y = reached[-1]
+        states.update(zip(range(start + 1, start + length + 1), reached) if every else [(start + length, y)])
+    ys = torch.stack([states[place] for place in places])
+    status = torch.where(torch.isfinite(ys[-1].detach()).all(), int(Status.SUCCESS), int(Status.NON_FINITE))
+    nfe = steps * (tableau.stages - tableau.fsal) + tableau.fsal * -(-steps // CHUNK)
+    return Solution(problem.ts, ys, Stats(nfe, steps), status)
+
+
+def _places(problem: SolveProblem) -> tuple[Tensor, list[int]] | None:
+    """The grid [N + 1] and where the output times lie on it; None if one of them does not."""
+    integrator = problem.start(problem.ts[0].detach(), problem.y.detach())
+    assert isinstance(integrator, FixedIntegrator)
+    integrator.aim(problem.ts.detach()[1:], float(problem.ts[-1]))
+    grid, ts = integrator.grid, problem.ts.detach().to(integrator.grid)
+    nearest = (torch.searchsorted(grid * problem.direction, ts * problem.direction)).clamp(max=len(grid) - 1)
+    before = (nearest - 1).clamp(min=0)
+    nearest = torch.where((grid[before] - ts).abs() < (grid[nearest] - ts).abs(), before, nearest)
+    rounding = 1e-13 * (grid[-1] - grid[0]).abs()
+    return (grid, nearest.tolist()) if bool(((grid[nearest] - ts).abs() <= rounding).all()) else None
+
+
+def _program(tableau: ButcherTableau, layout: StateLayout, length: int, every: bool) -> types.FunctionType:
+    settings = (tableau, layout, length, every)
+
+    def chunk(func: Callable[..., Any], args: tuple[Any, ...], y: Tensor, grid: Tensor) -> tuple[Tensor, ...]:
+        tableau, layout, length, every = settings
+        field = FlatField(func, layout, args).evaluate
+        nodes = torch.tensor(tableau.c, dtype=grid.dtype, device=grid.device)
+        time_dtype = torch.empty((), dtype=y.dtype).abs().dtype
+        states, f = [], None
+        for i in range(length):
+            h = grid[i + 1] - grid[i]
+            times = stage_times(nodes, grid[i], h, time_dtype)
+            f = field(times[0], y) if f is None else f
+            trial = runge_kutta_step(field, tableau, times, h, y, f, with_error=False)
+            y, f = trial.y1, trial.stages[-1] if tableau.fsal else None
+            states.append(y)
+        return tuple(states) if every else (y,)
+
+    return chunk  # type: ignore[return-value]

@@ -20,7 +20,7 @@ from pathlib import Path
 from ..errors import InputError
 
 FLAGS = (
-    "-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-shared",
+    "-std=c++17", "-O2", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-shared",
     "-pthread",
     "-Wno-ignored-attributes",
 )  # fmt: skip

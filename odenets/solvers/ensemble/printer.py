@@ -29,6 +29,7 @@ def printed(
     literal: Callable[[Scalar], str],
     expression: Callable[[Scalar, list[str]], str],
     prefix: str = "v",
+    suffix: str = "",
 ) -> Code:
     """The outputs as code.
 
@@ -37,6 +38,7 @@ def printed(
         literal: a constant in the language.
         expression: an operation on variables or literals in the language.
         prefix: of the variables' names.
+        suffix: of the names that lanes have in the code.
     """
     code = Code({}, {}, [], [])
     variable: dict[int, str] = {}
@@ -45,8 +47,9 @@ def printed(
         if x.op == "const":
             text = literal(x)
         elif x.op in ("lane", "shared"):
-            text = str(x.value)
-            (code.lanes if x.op == "lane" else code.shared)[text] = x.kind
+            name = str(x.value)
+            (code.lanes if x.op == "lane" else code.shared)[name] = x.kind
+            text = name + suffix if x.op == "lane" else name
         else:
             formula = expression(x, [variable[id(arg)] for arg in x.args])
             key = f"{x.kind} {formula}"

@@ -11,10 +11,9 @@ from .build import load
 from .cpp import source
 from .fragments import Program
 from .problem import SETTINGS, Buffers, Inputs
+from .sources import source_of
 
 _REAL = {torch.float64: "double", torch.float32: "float"}
-_sources: dict[str, str] = {}
-_MOST_SOURCES = 128
 
 
 class _Task(ctypes.Structure):
@@ -29,12 +28,7 @@ class _Task(ctypes.Structure):
 
 def prepare(program: Program, dtype: torch.dtype) -> ctypes.CDLL:
     """The compiled program, from memory, disk or the compiler."""
-    key = f"{_REAL[dtype]}\n{program.key}"
-    if key not in _sources:
-        if len(_sources) >= _MOST_SOURCES:
-            _sources.pop(next(iter(_sources)))
-        _sources[key] = source(program, _REAL[dtype])
-    return load(_sources[key])
+    return load(source_of(program, _REAL[dtype], source))
 
 
 def run(program: Program, inputs: Inputs, buffers: Buffers) -> None:

@@ -17,6 +17,7 @@ from ..errors import InputError
 from .build import MOST_KEPT, drop_oldest, folder
 from .fragments import Program
 from .problem import SETTINGS, Buffers, Inputs
+from .sources import source_of
 from .triton_source import POINTERS, source
 
 BLOCK = 32  # a warp: it walks until its last trajectory has arrived
@@ -59,7 +60,7 @@ def launch(program: Program, inputs: Inputs, buffers: Buffers) -> None:
     stride = inputs.ts.shape[-1] if inputs.ts.dim() == 2 else 0
     grid = ((batch + BLOCK - 1) // BLOCK,)
     with on_device_of(y0):
-        kernel(source(program, _REAL[y0.dtype]))[grid](
+        kernel(source_of(program, _REAL[y0.dtype], source))[grid](
             *(tensors[name] for name in POINTERS), batch, inputs.ts.shape[-1], stride, buffers.event_ts.shape[1],
             BLOCK=BLOCK, num_warps=1,
         )  # fmt: skip

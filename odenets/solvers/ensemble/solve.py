@@ -92,7 +92,7 @@ def _solution(problem: SolveProblem, program: Program, buffers: Buffers, ts: Ten
     trials = int((accepted + rejected).max()) if len(y) else 0
     given = isinstance(problem.solver, Adaptive) and problem.solver.first_step is not None
     stats = Stats((1 if given else 2) + trials * program.evaluations, accepted, rejected)
-    ys = states.reshape(-1, *y.shape)
+    ys = states.reshape(len(states), *y.shape)
     solution = Solution(problem.ts, ys, stats, status, failure_message(status, buffers.end))
     if problem.save_at == "end" and problem.events:
         ended = status == int(Status.EVENT)
@@ -117,7 +117,7 @@ def _inputs(problem: SolveProblem, solver: Adaptive, traced: Traced, ts: Tensor,
     def real(x: Tensor) -> Tensor:
         return x.detach().to(y.device, y.dtype)
 
-    each = [real(x).reshape(batch, -1) for x in traced.sources.each]
+    each = [real(x).reshape(batch, x.shape[1:].numel()) for x in traced.sources.each]
     common = [real(x).reshape(-1) for x in traced.sources.common]
     for name in ("rtol", "atol"):
         value = torch.as_tensor(tolerance(name, getattr(solver, name), flat.layout, y)).to(y.device, y.dtype)
@@ -131,7 +131,7 @@ def _inputs(problem: SolveProblem, solver: Adaptive, traced: Traced, ts: Tensor,
     }  # fmt: skip
     rules = [[event.direction, int(event.terminal), event.limit] for event in problem.events]
     return Inputs(
-        ts, y.reshape(batch, -1).contiguous(), torch.cat(each, 1).contiguous() if each else y.new_zeros(batch, 0),
+        ts, y.reshape(batch, traced.size).contiguous(), torch.cat(each, 1).contiguous() if each else y.new_zeros(batch, 0),
         torch.cat(common), settings, torch.tensor(rules, dtype=torch.int64, device=y.device).reshape(-1, 3),
     )  # fmt: skip
 

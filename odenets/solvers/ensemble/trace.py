@@ -276,6 +276,8 @@ def _one_trajectory(outputs: np.ndarray, wanted: tuple[int, ...], count: int, wh
 
 def _agrees(traced: Traced, field: Callable[..., Any], y0: Tensor, t0: Tensor, args: tuple[Any, ...]) -> bool:
     """Whether the scalars give the field's value at the start of the whole batch."""
+    if not len(y0):
+        return True
     with torch.no_grad():
         try:
             value = field(t0.to(y0.dtype), y0, *args).expand_as(y0).reshape(len(y0), -1)

@@ -236,6 +236,22 @@ def test_fixed_steps_forward_and_backward(traced, gradient):
         assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("gradient", ["autograd", pytest.param("checkpoint", marks=SLOW)])
+def test_adaptive_steps_forward_and_backward(traced, gradient):
+    """Exactly the gradient through the accepted steps."""
+    results = []
+    for mode in ("solve", False):
+        field, start = Driven(), START.clone().requires_grad_()
+        solution = solve(field, start, (0.0, 2.0), gradient=gradient, compile=mode, solver="fehlberg2", rtol=1e-4)
+        loss = solution.ys[-1].square().sum()
+        results.append((solution, torch.autograd.grad(loss, [start, field.w])))
+    (mine, gradients), (eager, expected) = results
+    assert (mine.stats.accepted, mine.stats.rejected) == (eager.stats.accepted, eager.stats.rejected)
+    assert torch.allclose(mine.ys, eager.ys, rtol=0, atol=1e-12)
+    for found, wanted in zip(gradients, expected):
+        assert torch.allclose(found, wanted, rtol=1e-11, atol=1e-12)
+
+
 def test_fixed_steps_with_outputs_off_the_grid_are_refused():
     with pytest.raises(InputError, match="between the grid's points"):
         solve(coupled, COUPLED_START, (0.0, 0.33, 1.0), solver="rk4", steps=10, compile="solve")

@@ -57,6 +57,8 @@ def solve_compiled(problem: SolveProblem, gradient: Gradient, mode: str) -> Solu
     try:
         if isinstance(problem.solver, FixedStep):
             return fixed.solve_compiled(problem, gradient)
+        if _differentiates(problem):
+            return adaptive.solve_recorded(problem, gradient)
         return adaptive.solve_compiled(problem)
     except capture.CannotCapture as error:
         capture.warn_once(refusal, f"solved eagerly, as the vector field cannot be compiled. {error}")
@@ -79,9 +81,8 @@ def _unsupported(problem: SolveProblem, gradient: Gradient) -> str:
         return fixed.unsupported(problem, gradient, _differentiates(problem))
     if not isinstance(problem.solver, Adaptive):
         return f"{type(problem.solver).__name__}"
-    if _differentiates(problem):
-        return f"gradient={gradient.name!r} for adaptive steps"
-    return adaptive.unsupported(problem)
+    differentiable = adaptive.not_differentiable(problem, gradient) if _differentiates(problem) else ""
+    return differentiable or adaptive.unsupported(problem)
 
 
 def _differentiates(problem: SolveProblem) -> bool:

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from ..errors import Status
-from ..gradients.base import SolveProblem
+from ..gradients.base import Gradient, SolveProblem
 from ..per_sample import failure_message
 from ..solution import Solution, Stats
 from ..solver import Adaptive, method_of, tolerance
 from ..state import StateLayout
 from ..tableau import ButcherTableau
 from . import capture
-from .loop import Inputs, LoopSettings, Outcome, solve_adaptive
+from .fixed import CHUNK, GRADIENTS, through_chunks
+from .loop import RECORDED, Inputs, LoopSettings, Outcome, solve_adaptive
 
 
 def unsupported(problem: SolveProblem) -> str:
@@ -34,6 +35,17 @@ def unsupported(problem: SolveProblem) -> str:
     return ""
 
 
+def not_differentiable(problem: SolveProblem, gradient: Gradient) -> str:
+    """What stands in the way of a compiled gradient; empty if nothing does."""
+    if gradient.name not in GRADIENTS:
+        return f"gradient={gradient.name!r} for adaptive steps, only {' and '.join(GRADIENTS)}"
+    if problem.per_sample or problem.ts.requires_grad:
+        return "gradients of the times or with per_sample=True"
+    if problem.save_at != "end" and problem.ts.shape[-1] > 2:
+        return "gradients of states before the last"
+    return ""
+
+
 def solve_compiled(problem: SolveProblem) -> Solution:
     """The solution with flat states, without gradients.
 
@@ -44,7 +56,29 @@ def solve_compiled(problem: SolveProblem) -> Solution:
     return _solution(problem, settings, outcome)
 
 
-def run(problem: SolveProblem, ts: Tensor, y: Tensor) -> tuple[Outcome, LoopSettings]:
+def solve_recorded(problem: SolveProblem, gradient: Gradient) -> Solution | None:
+    """The state at the end, differentiable: the steps are found by the compiled loop and taken once more in compiled
+    chunks, through which autograd goes. None if there were more steps than are recorded.
+
+    Raises:
+        CannotCapture: if the field cannot be compiled.
+    """
+    outcome, settings = run(problem, problem.ts, problem.y, record=True)
+    found = _solution(problem, settings, outcome)
+    accepted = int(outcome.clock.accepted)
+    if not found.success or accepted > RECORDED:
+        return None
+    assert outcome.times is not None
+    # steps of size zero fill the last chunk: its length is compiled in
+    filled = -(-accepted // CHUNK) * CHUNK
+    grid = torch.cat([outcome.times[: accepted + 1], outcome.times[accepted].expand(filled - accepted)])
+    end, calls = through_chunks(problem, gradient, settings.tableau, grid)
+    found.ys = torch.stack([problem.y, end])[-len(found.ys) :]
+    found.stats.nfe += calls
+    return found
+
+
+def run(problem: SolveProblem, ts: Tensor, y: Tensor, record: bool = False) -> tuple[Outcome, LoopSettings]:
     """The program's outcome; see `solve_compiled`."""
     solver, flat = problem.solver, problem.flat
     assert isinstance(solver, Adaptive)
@@ -55,7 +89,7 @@ def run(problem: SolveProblem, ts: Tensor, y: Tensor) -> tuple[Outcome, LoopSett
     assert isinstance(tableau, ButcherTableau)
     settings = LoopSettings(
         tableau, solver.controller, solver.min_step, solver.max_step, solver.norm, problem.direction, solver.per_sample,
-        solver.first_step is not None, _shapeless(flat.layout), outputs,
+        solver.first_step is not None, _shapeless(flat.layout), outputs, record,
     )  # fmt: skip
     ts = ts.detach()
     if outputs:  # their number is not compiled in

@@ -53,13 +53,31 @@ def solve_compiled(problem: SolveProblem, gradient: Gradient) -> Solution:
     found = _places(problem)
     assert found is not None
     grid, places = found
-    flat, y = problem.flat, problem.y
     tableau: Any = method_of(problem.solver.method)  # type: ignore[union-attr]
-    layout = flat.layout if flat.layout.spec is not None else StateLayout(None, (), (), flat.layout.batch_dims)
     steps = len(grid) - 1
     every = any(place % CHUNK for place in places if place < steps)
+    states: dict[int, Tensor] = {0: problem.y}
+    _, nfe = through_chunks(problem, gradient, tableau, grid, states, every)
+    ys = torch.stack([states[place] for place in places])
+    status = torch.where(torch.isfinite(ys[-1].detach()).all(), int(Status.SUCCESS), int(Status.NON_FINITE))
+    return Solution(problem.ts, ys, Stats(nfe, steps), status)
+
+
+def through_chunks(
+    problem: SolveProblem,
+    gradient: Gradient,
+    tableau: ButcherTableau,
+    grid: Tensor,
+    states: dict[int, Tensor] | None = None,
+    every: bool = False,
+) -> tuple[Tensor, int]:
+    """The state at the end of the grid [N + 1], and how often the field was called. Those on the way go into `states`
+    by their place on the grid: all with `every`, else one per chunk.
+    """
+    flat, y = problem.flat, problem.y
+    layout = flat.layout if flat.layout.spec is not None else StateLayout(None, (), (), flat.layout.batch_dims)
+    steps = len(grid) - 1
     recompute = gradient.name == "checkpoint" and torch.is_grad_enabled()
-    states: dict[int, Tensor] = {0: y}
     for start in range(0, steps, CHUNK):
         length = min(CHUNK, steps - start)
         key = ("fixed", capture.kind_of(flat.func), tableau, layout, length, every, y.device.type, y.dim())
@@ -71,11 +89,9 @@ def solve_compiled(problem: SolveProblem, gradient: Gradient) -> Solution:
         part = grid[start : start + length + 1]
         reached = checkpoint(chunk, y, part, use_reentrant=False) if recompute else chunk(y, part)
         y = reached[-1]
-        states.update(zip(range(start + 1, start + length + 1), reached) if every else [(start + length, y)])
-    ys = torch.stack([states[place] for place in places])
-    status = torch.where(torch.isfinite(ys[-1].detach()).all(), int(Status.SUCCESS), int(Status.NON_FINITE))
-    nfe = steps * (tableau.stages - tableau.fsal) + tableau.fsal * -(-steps // CHUNK)
-    return Solution(problem.ts, ys, Stats(nfe, steps), status)
+        if states is not None:
+            states.update(zip(range(start + 1, start + length + 1), reached) if every else [(start + length, y)])
+    return y, steps * (tableau.stages - tableau.fsal) + tableau.fsal * -(-steps // CHUNK)
 
 
 def _places(problem: SolveProblem) -> tuple[Tensor, list[int]] | None:

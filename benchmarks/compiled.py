@@ -174,6 +174,35 @@ def fixed_steps(backward: bool, rounds: int) -> Case:
     return Case(title, contenders, reference, 1e-3, rounds)
 
 
+def adaptive_gradient(rounds: int) -> Case:
+    torch.manual_seed(0)
+    network, y0, tolerance = MLP(8, 32, gain=1.0), torch.randn(64, 8), 1e-5
+    parameters = list(network.parameters())
+
+    def gradient_of(y: Tensor) -> Tensor:
+        return torch.cat([g.reshape(-1) for g in torch.autograd.grad(y.square().mean(), parameters)])
+
+    def ours(mode: bool | str, **settings: Any) -> Callable[[], Tensor]:
+        return lambda: gradient_of(
+            solve(network, y0, (0.0, 4.0), rtol=tolerance, atol=tolerance, compile=mode, **settings).ys[-1]
+        )  # fmt: skip
+
+    def peer(odeint: Callable[..., Tensor]) -> Callable[[], Tensor]:
+        ts = torch.tensor([0.0, 4.0])
+        return lambda: gradient_of(odeint(network, y0, ts, rtol=tolerance, atol=tolerance, method="dopri5")[-1])
+
+    contenders = [
+        Contender("odenets, compiled", ours("solve")),
+        Contender("odenets, eager", ours(False)),
+        Contender("odenets, eager, adjoint", ours(False, gradient="adjoint")),
+        Contender("torchdiffeq, adjoint", peer(torchdiffeq.odeint_adjoint)),
+        Contender("torchdiffeq, autograd", peer(torchdiffeq.odeint)),
+    ]
+    exact = solve(network, y0, (0.0, 4.0), solver="dopri8", rtol=1e-7, atol=1e-7).ys[-1]
+    title = "MLP 8 -> 32 -> 8, state [64, 8] float32, dopri5, 1e-5, t in [0, 4], forward and backward"
+    return Case(title, contenders, gradient_of(exact), 1e-3, rounds)
+
+
 def measure(case: Case, grad: bool) -> None:
     """Errors first, then the rounds."""
     with torch.set_grad_enabled(grad):
@@ -228,6 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (lambda stack: van_der_pol(256, True, options.diffrax, stack, rounds), False),
         (lambda stack: fixed_steps(False, rounds), False),
         (lambda stack: fixed_steps(True, rounds), True),
+        (lambda stack: adaptive_gradient(rounds), True),
     ]
     about = describe_run(PACKAGES)
     parts = [

@@ -6,7 +6,8 @@ Error: float32 gradient of y0 against float64 autograd of the same steps, on a c
 expanding flow. Memory: most bytes alive at once, in states. Time: forward and backward, ratios to autograd of the same
 scheme in the same run, by process time. Operations: ATen's, of forward and backward. Reconstruction: how far from its
 start a coupled rk4 comes back, over N and the coupling. N is 10, 100 and 1000, and 10,000 for the methods whose memory
-allows it; about 7 minutes. --write puts tables and figure into docs/results/gradients.{md,json,png}.
+allows it; about 7 minutes. --write puts tables and figure into
+docs/results/gradients.{md,json,png}, and the times into docs/gradients.md.
 
 The gate: in float64 and over 100 steps the exact methods agree with autograd to 1e-10 before anything is measured. On
 the contracting flow reversible methods cannot: the way back magnifies rounding by about e^10 per unit of it, and

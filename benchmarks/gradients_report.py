@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.marked import DOCS, about, markdown
+from benchmarks.marked import DOCS, about, markdown, rewrite
 
 RESULTS = DOCS / "results"
 
@@ -74,7 +74,10 @@ def _rows(table: dict[str, list[float]], length: int, form: str) -> list[list[st
 
 
 def write(results: dict[str, Any]) -> None:
-    """To docs/results."""
+    """To docs/results, and the times to docs/gradients.md."""
+    if results["times"]:
+        table = markdown(["method", "ms", "ratio", "ATen operations a step"], _times(results))
+        rewrite(DOCS / "gradients.md", "times", f"{table}\n\n{about(results['run'])}")
     (RESULTS / "gradients.md").write_text(report(results) + "\n")
     (RESULTS / "gradients.json").write_text(json.dumps(results, indent=1) + "\n")
     draw(RESULTS / "gradients.png", results)

@@ -49,8 +49,9 @@ def solve(
         solver: a name ("tsit5", "rk4", ...) or an `Adaptive`, `FixedStep`, `Adams`, `Scipy`, `Torchdiffeq`.
         gradient: a name or one of odenets.solvers.gradients' classes with its settings: "autograd" (through the
             steps, memory grows with them), "checkpoint", "recursive", "discrete_adjoint" (the same gradient for less
-            memory), "reversible" (for reversible methods), "adjoint" (a backward solve, memory does not grow, as exact
-            as its tolerance), or "auto", which chooses among the exact ones.
+            memory), "reversible" (for reversible methods), "forward" (for few parameters), "adjoint" (a backward solve,
+            memory does not grow, as exact as its tolerance), "interpolating_adjoint" (the same along the forward path,
+            stiff problems too), or "auto", which chooses among the exact ones.
         args: further arguments of the field.
         params: tensors besides y0 and ts to differentiate with respect to, for every gradient but "autograd"; by
             default the field's parameters and the tensors in args; needed if the field is no module.

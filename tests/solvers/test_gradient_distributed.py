@@ -31,7 +31,7 @@ def model(gradient: str) -> NeuralODE:
     return NeuralODE(Field(), solver, gradient)
 
 
-GRADIENTS = ("checkpoint", "recursive", "discrete_adjoint", "reversible")
+GRADIENTS = ("checkpoint", "recursive", "discrete_adjoint", "forward", "reversible")
 
 
 def _process(rank: int, port: int, results) -> None:

@@ -153,6 +153,20 @@ def test_gradient_is_that_of_the_steps_taken():
     assert_gradients_match_differences(loss, (field.rate,), step=1e-5, rel=1e-4, abs=1e-8)
 
 
+@pytest.mark.parametrize("method", ["bdf", "kvaerno5"])
+def test_gradients_of_complex_states_whose_field_is_not_holomorphic(method):
+    """Against an accurate explicit solve."""
+    found = []
+    for solver, tol in ((method, 1e-7), ("dopri8", 1e-11)):
+        y0 = torch.tensor([0.5 + 0.2j, 1.0 - 0.5j], dtype=torch.complex128, requires_grad=True)
+        rate = torch.tensor(2.4, dtype=F64, requires_grad=True)
+        field = lambda t, y, rate=rate: torch.sin(t) - rate * y * y.abs()  # noqa: E731
+        ys = solve(field, y0, (0.0, 1.0), solver=solver, rtol=tol, atol=tol * 1e-2).ys
+        found.append(torch.autograd.grad(ys[-1].abs().square().sum(), (y0, rate)))
+    for mine, exact in zip(*found):
+        assert torch.allclose(mine, exact, rtol=1e-4, atol=1e-6)
+
+
 def test_gradient_with_respect_to_the_end():
     ts = torch.tensor([0.0, 1.0], dtype=F64, requires_grad=True)
     ys = solve(coupled, COUPLED_START, ts, solver="bdf", rtol=1e-8, atol=1e-10).ys

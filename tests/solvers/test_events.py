@@ -341,6 +341,16 @@ def test_an_event_that_never_happens(clock):
 
 
 @CLOCK
+@pytest.mark.parametrize("direction", [0, -1])
+def test_an_event_that_is_true_from_the_start_is_no_crossing(clock, direction):
+    """Below the floor and falling: the sign of the height does not change."""
+    event = Event(height, direction, terminal=True)
+    solution = solve(falling, batched([-1.0, 0.0], clock), (0.0, 1.0), events=[event], **clock)
+    assert (torch.as_tensor(solution.status) == Status.SUCCESS).all()
+    assert (solution.events[0].count == 0).all() and not solution.ys.isnan().any()
+
+
+@CLOCK
 def test_a_start_on_the_surface_is_no_crossing_but_the_return_is_even_within_one_step(clock):
     event = Event(height, terminal=True)
     start = batched([0.0, 4.0], clock)

@@ -26,6 +26,7 @@ from ..errors import Status
 from ..integrator import Step
 from ..one_step import Accuracy
 from ..step import Field, StepSize, error_ratio, stage_times, weighted_sum
+from .complex_states import RealField, over_reals
 from .gradient import attached
 from .newton import Newton, NewtonSolver
 from .stages import StageEquations
@@ -65,6 +66,10 @@ class BDFIntegrator(AdaptiveIntegrator):
 
     def __init__(self, field: Field, t0: Tensor, y0: Tensor, direction: float, **settings) -> None:
         super().__init__(field, BDF(), t0, y0, direction, **settings)  # type: ignore[arg-type]
+        self.complex = y0.is_complex()
+        self.stage_field: Field = RealField(field) if self.complex else field
+        if self.complex:
+            self.bound = BDF().bind(self.stage_field, over_reals(Accuracy(self.rtol, self.atol, self.norm)))
         self._forget()
 
     def _forget(self) -> None:
@@ -131,22 +136,24 @@ class BDFIntegrator(AdaptiveIntegrator):
         if stop is not None:
             time = stop.tensor.to(self.time_dtype)
             time = next_after(time, -self.direction) if stop.is_jump else time
-        equations = StageEquations(self.field, [time], c, prediction - drift, _ONE)
+        real = torch.view_as_real if self.complex else lambda x: x
+        equations = StageEquations(self.stage_field, [time], c, real(prediction - drift), _ONE)
         with torch.no_grad():
             resting = StageEquations(
-                self.field,
+                self.stage_field,
                 [time.detach()],
                 float(c.detach() if isinstance(c, Tensor) else c),
                 equations.base.detach(),
                 _ONE,
             )
             self.bound.slow = False  # a new Jacobian only where the iteration fails with the old one
-            self.bound.begin(resting.times[0], prediction.detach(), resting.h)
-            slope, failed = self.bound.solve(resting, (drift / c).detach()[None])
+            self.bound.begin(resting.times[0], real(prediction.detach()), resting.h)
+            slope, failed = self.bound.solve(resting, real((drift / c).detach())[None])
         if failed.any():
             self.bound.jumped()  # the Jacobian was taken at a prediction that led nowhere
             return drift, math.inf, True
         slope = attached(equations, slope, self.bound)[0]
+        slope = torch.view_as_complex(slope.contiguous()) if self.complex else slope
         change = slope * (c.to(slope.dtype) if isinstance(c, Tensor) else c) - drift
         with torch.no_grad():
             error = error_ratio(change * float(_ERROR[k]), self.y, prediction + change, self.rtol, self.atol)

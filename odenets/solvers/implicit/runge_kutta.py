@@ -15,6 +15,7 @@ from ..one_step import Accuracy, BoundMethod
 from ..step import Field, StepSize, Trial, add_scaled, weighted_sum
 from ..tableau import ButcherTableau
 from .collocation import lagrange
+from .complex_states import RealField, over_reals
 from .gradient import attached
 from .integrals import ImplicitWithIntegrals
 from .newton import Newton
@@ -187,7 +188,7 @@ class BoundImplicit(BoundMethod):
     def _complex_trial(self, times, h, y, derivative, with_error) -> Trial:
         """The same over real and imaginary parts: the field need not be holomorphic."""
         if self.over_reals is None:
-            self.over_reals = BoundImplicit(self.method, _RealField(self.field), _over_reals(self.accuracy))
+            self.over_reals = BoundImplicit(self.method, RealField(self.field), over_reals(self.accuracy))
         if isinstance(h, Tensor) and h.dim():
             h = h.real.unsqueeze(-1) if h.is_complex() else h.unsqueeze(-1)
         real = torch.view_as_real
@@ -236,26 +237,6 @@ class BoundImplicit(BoundMethod):
         if memory and memory[0].numel():
             self.end_slope = memory[0]
         of.solver.restore(memory[3:], notes, start)
-
-
-class _RealField:
-    """A field on complex states as one on pairs of real numbers [..., 2]."""
-
-    def __init__(self, field: Field) -> None:
-        self.field = field
-
-    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        return torch.view_as_real(self.field(t, torch.view_as_complex(y.contiguous())))
-
-    def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
-        field = getattr(self.field, "evaluate", self.field)
-        return torch.view_as_real(field(t, torch.complex(y[..., 0], y[..., 1])))
-
-
-def _over_reals(accuracy: Accuracy) -> Accuracy:
-    rtol, atol = (x.unsqueeze(-1) if isinstance(x, Tensor) and x.dim() else x for x in (accuracy.rtol, accuracy.atol))
-    norm = lambda x: accuracy.norm(torch.view_as_complex(x.contiguous()))  # noqa: E731
-    return Accuracy(rtol, atol, norm, accuracy.per_sample)
 
 
 class StageGuesses:

@@ -21,7 +21,6 @@ from ..errors import InputError
 
 FLAGS = (
     "-std=c++17", "-O2", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC", "-shared",
-    "-pthread",
     "-Wno-ignored-attributes",
 )  # fmt: skip
 MOST_KEPT = 256

@@ -57,7 +57,9 @@ struct alignas(BYTES) Lanes {{
 """
 
 _WORKER = """\
-static void work(const Task task, std::atomic<int64_t> &queue) {{
+// One thread's share; all that solve the same task share the queue, the number of the next trajectory.
+extern "C" void solve(const Task *given, int64_t *queue) {{
+  const Task task = *given;
 {commons}
   Lanes L = Lanes();
   int64_t id[W], next[W];
@@ -70,7 +72,7 @@ static void work(const Task task, std::atomic<int64_t> &queue) {{
 
 {outputs}
   auto refill = [&](int l) {{
-    const int64_t i = queue.fetch_add(1, std::memory_order_relaxed);
+    const int64_t i = __atomic_fetch_add(queue, 1, __ATOMIC_RELAXED);
     id[l] = -1;
     if (i >= task.batch) return;
     id[l] = i;
@@ -122,14 +124,6 @@ static void work(const Task task, std::atomic<int64_t> &queue) {{
     }}
   }}
 }}
-
-extern "C" void solve(const Task *task) {{
-  std::atomic<int64_t> queue(0);
-  std::vector<std::thread> others;
-  for (int64_t i = 1; i < task->threads; ++i) others.emplace_back([&] {{ work(*task, queue); }});
-  work(*task, queue);
-  for (auto &thread : others) thread.join();
-}}
 """
 
 # One lane's events after an accepted step: crossings in the step by bisection on its dense output, the first that ends
@@ -178,7 +172,7 @@ _EVENTS = """\
 
 
 def source(program: Program, real: str) -> str:
-    """The program in C++ for states of type "double" or "float"; its entry point is `solve(const Task *)`."""
+    """The program in C++ for states of type "double" or "float"; its entry point is `solve`."""
     n, directions = program.size, len(program.seeds)
     parts = {"start": program.start, "step": program.step | {"call": program.call}, "advance": program.advance}
     if program.dense:
@@ -266,8 +260,11 @@ def _code(outputs: Mapping[str, Scalar], vector: bool, prefix: str = "v", suffix
         kind = "double" if x.kind == "time" else "real"
         text = f"{kind}({value!r})"
         if not math.isfinite(value):
-            limit = "quiet_NaN()" if math.isnan(value) else "infinity()"
-            text = f"({'-' if value < 0 else ''}std::numeric_limits<{kind}>::{limit})"
+            text = (
+                f'{kind}(__builtin_nan(""))'
+                if math.isnan(value)
+                else f"{kind}({'-' if value < 0 else ''}__builtin_inf())"
+            )
         return f"Of<{'Time' if x.kind == 'time' else 'Real'}>::all({text})" if vector else text
 
     def expression(x: Scalar, args: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from threading import Thread
 
 import torch
 from torch import Tensor
@@ -41,9 +42,16 @@ def run(program: Program, inputs: Inputs, buffers: Buffers) -> None:
     }  # fmt: skip
     assert all(x.is_contiguous() for x in pointers.values())
     batch = len(inputs.y0)
+    threads = max(1, min(torch.get_num_threads(), batch))
     task = _Task(
         batch=batch, times=inputs.ts.shape[-1], stride=inputs.ts.shape[-1] if inputs.ts.dim() == 2 else 0,
-        threads=max(1, min(torch.get_num_threads(), batch)), capacity=buffers.event_ts.shape[1],
-        **{name: x.data_ptr() for name, x in pointers.items()},
+        threads=threads, capacity=buffers.event_ts.shape[1], **{name: x.data_ptr() for name, x in pointers.items()},
     )  # fmt: skip
-    library.solve(ctypes.byref(task))
+    queue = ctypes.c_int64(0)
+    # ctypes lets go of the interpreter while the library works
+    others = [Thread(target=library.solve, args=(ctypes.byref(task), ctypes.byref(queue))) for _ in range(threads - 1)]
+    for thread in others:
+        thread.start()
+    library.solve(ctypes.byref(task), ctypes.byref(queue))
+    for thread in others:
+        thread.join()

@@ -1,16 +1,10 @@
 // Vectors of N trajectories' numbers: Real (the state's precision), Time (double) and Mask, with the operations that a
 // fragment is written in. `real` is float or double; every operation exists for one trajectory's plain numbers too.
 
-#include <atomic>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <limits>
-#include <thread>
-#include <vector>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+// Plain C headers only: reading C++'s takes longer than compiling a program.
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
 
 #define INLINE static inline __attribute__((always_inline))
 #if defined(__AVX512F__)
@@ -31,8 +25,8 @@ typedef float HalfFloats __attribute__((vector_size(BYTES / 2), may_alias));
 // One trajectory
 
 template <class T> INLINE T sel(bool m, T a, T b) { return m ? a : b; }
-INLINE double fabs_(double x) { return std::fabs(x); }
-INLINE float fabs_(float x) { return std::fabs(x); }
+INLINE double fabs_(double x) { return __builtin_fabs(x); }
+INLINE float fabs_(float x) { return __builtin_fabsf(x); }
 INLINE double larger(double a, double b) { return (a > b) | (a != a) ? a : b; }  // NaN in either operand stays
 INLINE float larger(float a, float b) { return (a > b) | (a != a) ? a : b; }
 INLINE double smaller(double a, double b) { return (a < b) | (a != a) ? a : b; }
@@ -45,8 +39,8 @@ INLINE Doubles sel(Longs m, Doubles a, Doubles b) { return m ? a : b; }
 INLINE Floats sel(Ints m, Floats a, Floats b) { return m ? a : b; }
 INLINE Longs invert(Longs m) { return ~m; }
 INLINE Ints invert(Ints m) { return ~m; }
-INLINE Doubles fabs_(Doubles x) { return (Doubles)((Longs)x & std::numeric_limits<int64_t>::max()); }
-INLINE Floats fabs_(Floats x) { return (Floats)((Ints)x & std::numeric_limits<int32_t>::max()); }
+INLINE Doubles fabs_(Doubles x) { return (Doubles)((Longs)x & INT64_MAX); }
+INLINE Floats fabs_(Floats x) { return (Floats)((Ints)x & INT32_MAX); }
 #define ORDER(V)                                                                \
   INLINE V larger(V a, V b) { return sel((a > b) | (a != a), a, b); }           \
   INLINE V smaller(V a, V b) { return sel((a < b) | (a != a), a, b); }
@@ -54,15 +48,19 @@ ORDER(Doubles) ORDER(Floats)
 
 // Functions: vectors by glibc's libmvec where it has them, else number by number
 
+INLINE double pow_(double x, double y) { return pow(x, y); }
+INLINE float pow_(float x, float y) { return powf(x, y); }
+INLINE double atan2_(double y, double x) { return atan2(y, x); }
+INLINE float atan2_(float y, float x) { return atan2f(y, x); }
 #define BY_NUMBER(name, V)                                                      \
   INLINE V name##_(V x) {                                                       \
     V r;                                                                        \
-    for (unsigned i = 0; i < sizeof(V) / sizeof(x[0]); ++i) r[i] = std::name(x[i]); \
+    for (unsigned i = 0; i < sizeof(V) / sizeof(x[0]); ++i) r[i] = name##_(x[i]); \
     return r;                                                                   \
   }
 #define PLAIN(name)                                                             \
-  INLINE double name##_(double x) { return std::name(x); }                      \
-  INLINE float name##_(float x) { return std::name(x); }
+  INLINE double name##_(double x) { return name(x); }                      \
+  INLINE float name##_(float x) { return name##f(x); }
 #define NUMBERS(name) PLAIN(name) BY_NUMBER(name, Doubles) BY_NUMBER(name, Floats)
 #if defined(__x86_64__) && defined(__GLIBC__)
 #if BYTES == 64
@@ -98,36 +96,23 @@ INLINE Floats pow_(Floats x, Floats y) { return LIBRARY_FLOAT(vv, pow)(x, y); }
 #define BY_PAIRS(V)                                                             \
   INLINE V pow_(V x, V y) {                                                     \
     V r;                                                                        \
-    for (unsigned i = 0; i < sizeof(V) / sizeof(x[0]); ++i) r[i] = std::pow(x[i], y[i]); \
+    for (unsigned i = 0; i < sizeof(V) / sizeof(x[0]); ++i) r[i] = pow_(x[i], y[i]); \
     return r;                                                                   \
   }
 BY_PAIRS(Doubles) BY_PAIRS(Floats)
 #endif
-INLINE double pow_(double x, double y) { return std::pow(x, y); }
-INLINE float pow_(float x, float y) { return std::pow(x, y); }
 FUNCTION(exp) FUNCTION(log) FUNCTION(sin) FUNCTION(cos)
 NEWER_FUNCTION(tan) NEWER_FUNCTION(asin) NEWER_FUNCTION(acos) NEWER_FUNCTION(atan) NEWER_FUNCTION(sinh)
 NEWER_FUNCTION(cosh) NEWER_FUNCTION(tanh) NEWER_FUNCTION(expm1) NEWER_FUNCTION(log1p) NEWER_FUNCTION(erf)
 NUMBERS(floor) NUMBERS(ceil)
-PLAIN(sqrt)
-#if BYTES == 64
-INLINE Doubles sqrt_(Doubles x) { return (Doubles)_mm512_sqrt_pd((__m512d)x); }
-INLINE Floats sqrt_(Floats x) { return (Floats)_mm512_sqrt_ps((__m512)x); }
-#elif BYTES == 32
-INLINE Doubles sqrt_(Doubles x) { return (Doubles)_mm256_sqrt_pd((__m256d)x); }
-INLINE Floats sqrt_(Floats x) { return (Floats)_mm256_sqrt_ps((__m256)x); }
-#else
-BY_NUMBER(sqrt, Doubles) BY_NUMBER(sqrt, Floats)
-#endif
+NUMBERS(sqrt)
 #define ATAN2(V)                                                                \
   INLINE V atan2_(V y, V x) {                                                   \
     V r;                                                                        \
-    for (unsigned i = 0; i < sizeof(V) / sizeof(x[0]); ++i) r[i] = std::atan2(y[i], x[i]); \
+    for (unsigned i = 0; i < sizeof(V) / sizeof(x[0]); ++i) r[i] = atan2_(y[i], x[i]); \
     return r;                                                                   \
   }
 ATAN2(Doubles) ATAN2(Floats)
-INLINE double atan2_(double y, double x) { return std::atan2(y, x); }
-INLINE float atan2_(float y, float x) { return std::atan2(y, x); }
 
 // Times beside single-precision states: twice as wide, so in two halves
 
@@ -141,7 +126,7 @@ INLINE Halves operator-(Halves x) { return {-x.a, -x.b}; }
 INLINE Ints joined(Longs a, Longs b) {
   HalfInts halves[2] = {__builtin_convertvector(a, HalfInts), __builtin_convertvector(b, HalfInts)};
   Ints m;
-  std::memcpy(&m, halves, sizeof(m));
+  memcpy(&m, halves, sizeof(m));
   return m;
 }
 #define HALVES_COMPARED(op)                                                     \
@@ -149,7 +134,7 @@ INLINE Ints joined(Longs a, Longs b) {
 HALVES_COMPARED(<) HALVES_COMPARED(<=) HALVES_COMPARED(>) HALVES_COMPARED(>=) HALVES_COMPARED(==) HALVES_COMPARED(!=)
 INLINE Halves sel(Ints m, Halves x, Halves y) {
   HalfInts halves[2];
-  std::memcpy(halves, &m, sizeof(m));
+  memcpy(halves, &m, sizeof(m));
   return {sel(__builtin_convertvector(halves[0], Longs), x.a, y.a), sel(__builtin_convertvector(halves[1], Longs), x.b, y.b)};
 }
 INLINE Halves larger(Halves x, Halves y) { return {larger(x.a, y.a), larger(x.b, y.b)}; }
@@ -157,13 +142,9 @@ INLINE Halves smaller(Halves x, Halves y) { return {smaller(x.a, y.a), smaller(x
 INLINE Halves fabs_(Halves x) { return {fabs_(x.a), fabs_(x.b)}; }
 
 INLINE bool any(Longs m) {
-#if BYTES == 64
-  return _mm512_test_epi64_mask((__m512i)m, (__m512i)m);
-#else
   int64_t found = 0;
   for (unsigned i = 0; i < sizeof(m) / sizeof(m[0]); ++i) found |= m[i];
   return found;
-#endif
 }
 INLINE bool any(Ints m) { return any((Longs)m); }
 
@@ -185,13 +166,13 @@ INLINE Doubles widened(Doubles x) { return x; }
 INLINE Doubles narrowed(Doubles x) { return x; }
 INLINE Halves widened(Floats x) {
   HalfFloats halves[2];
-  std::memcpy(halves, &x, sizeof(x));
+  memcpy(halves, &x, sizeof(x));
   return {__builtin_convertvector(halves[0], Doubles), __builtin_convertvector(halves[1], Doubles)};
 }
 INLINE Floats narrowed(Halves x) {
   HalfFloats halves[2] = {__builtin_convertvector(x.a, HalfFloats), __builtin_convertvector(x.b, HalfFloats)};
   Floats r;
-  std::memcpy(&r, halves, sizeof(r));
+  memcpy(&r, halves, sizeof(r));
   return r;
 }
 // Vectors from and to memory

@@ -81,6 +81,8 @@ def _unsupported(problem: SolveProblem, gradient: Gradient) -> str:
         return fixed.unsupported(problem, gradient, _differentiates(problem))
     if not isinstance(problem.solver, Adaptive):
         return f"{type(problem.solver).__name__}"
+    if problem.y.device.type != "cpu":
+        return f"adaptive steps on {problem.y.device.type}, whose loops it cannot check yet"
     differentiable = adaptive.not_differentiable(problem, gradient) if _differentiates(problem) else ""
     return differentiable or adaptive.unsupported(problem)
 

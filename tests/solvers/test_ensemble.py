@@ -101,23 +101,6 @@ def test_stiff_reference_digits():
     assert int(solution.stats.accepted.max()) < 700
 
 
-def test_linear_systems_need_their_pivots():
-    """I - h gamma J of y1' = k y2, y2' = -k y1 has small pivots against its entries below them."""
-
-    def field(t, y, k):
-        a, b, c = y.unbind(-1)
-        return torch.stack([1e6 * (b - torch.cos(t)) - torch.sin(t), -1e6 * (a - torch.cos(t)) + k * 0, a - c], -1)
-
-    y0 = torch.tensor([[1.0, 1.0, 0.5]], dtype=F64).repeat(8, 1)
-    args = (torch.linspace(1, 2, 8, dtype=F64),)
-    both = [
-        solve(field, y0, (0.0, 0.01), solver="rodas5p", args=args, rtol=1e-8, atol=1e-8, **{how: True})
-        for how in ("ensemble", "per_sample")
-    ]
-    assert (both[0].stats.accepted - both[1].stats.accepted).abs().max() <= 1
-    assert torch.allclose(both[0].ys, both[1].ys, rtol=1e-6, atol=1e-6)
-
-
 def lorenz(t, y, rho, constants):
     x, v, z = y.unbind(-1)
     return torch.stack([constants["sigma"] * (v - x), x * (rho - z) - v, x * v - constants["beta"] * z], -1)

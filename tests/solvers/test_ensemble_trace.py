@@ -9,7 +9,9 @@ from torch import nn
 from odenets.solvers import InputError, solve
 from odenets.solvers.ensemble import build
 from odenets.solvers.ensemble.derivative import tangents
-from odenets.solvers.ensemble.trace import ScalarFunction, Traced, evaluate, trace
+from odenets.solvers.ensemble.scalars import const, lane
+from odenets.solvers.ensemble.stages import PivotedLU
+from odenets.solvers.ensemble.trace import ScalarFunction, Sources, Traced, evaluate, trace
 
 F64 = torch.float64
 
@@ -60,9 +62,7 @@ FIELDS = {
 }
 
 
-@pytest.mark.parametrize("name", FIELDS)
-def test_values_and_derivatives_are_those_of_pytorch(name):
-    field = FIELDS[name]
+def check_against_pytorch(field):
     found, t, y = traced(field)
     with torch.no_grad():
         assert torch.allclose(torch.stack(evaluate(found, t, y), -1), field(t, y), rtol=1e-12, atol=1e-13)
@@ -72,6 +72,41 @@ def test_values_and_derivatives_are_those_of_pytorch(name):
         column = Traced(ScalarFunction(tangents(found.field.outputs, {f"y{j}": 1.0})), [], found.sources, 3, True)
         _, exact = torch.autograd.functional.jvp(lambda y: field(t, y), y, along)
         assert torch.allclose(torch.stack(evaluate(column, t, y), -1), exact.detach(), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_values_and_derivatives_are_those_of_pytorch(name):
+    check_against_pytorch(FIELDS[name])
+
+
+FUNCTIONS = [
+    torch.exp, torch.sin, torch.cos, torch.tan, torch.asin, torch.acos, torch.atan, torch.sinh, torch.cosh, torch.tanh,
+    torch.expm1, torch.log1p, torch.erf, torch.floor, torch.ceil, torch.abs, torch.sigmoid, nn.functional.silu,
+    nn.functional.gelu, nn.functional.softplus, torch.relu, nn.functional.elu, torch.neg,
+    lambda x: torch.sqrt(x + 1), lambda x: torch.log(x + 1), lambda x: (x + 1) ** 0.7, lambda x: (x + 1) ** (x - 1),
+    lambda x: x**7, lambda x: (x + 2) ** -3, lambda x: torch.atan2(x, x**2 - 0.3), lambda x: torch.clamp(x, -0.5, 0.3),
+    lambda x: torch.maximum(x, 0.1 - x), lambda x: torch.minimum(x, x**2), lambda x: x / (x + 2), lambda x: 1 - x * x,
+]  # fmt: skip
+
+
+def test_every_functions_derivative():
+    for i in range(0, len(FUNCTIONS), 3):
+        three = [*FUNCTIONS[i : i + 3], torch.sin, torch.sin][:3]
+        check_against_pytorch(lambda t, y: torch.stack([f(0.9 * torch.sin(y).sum(-1) / 3) for f in three], -1))
+
+
+def test_elimination_exchanges_rows():
+    """Against LAPACK, for matrices with zeros and rounding errors where the pivots would be."""
+    matrices = torch.randn(7, 3, 3, dtype=F64, generator=torch.Generator().manual_seed(5))
+    matrices[1, 0, 0], matrices[2, 0, 0] = 0, 1e-17
+    matrices[3, 1] = matrices[3, 0] * 2 + torch.tensor([0.0, 1e-14, 1.0], dtype=F64)
+    matrices[4] = torch.eye(3, dtype=F64).flip(0)
+    entries = [[lane(f"y{3 * i + j}") for j in range(3)] for i in range(3)]
+    right = torch.tensor([1.0, -2.0, 0.5], dtype=F64)
+    solution = PivotedLU(entries).solve([const(float(b)) for b in right])
+    found = Traced(ScalarFunction(solution), [], Sources([], []), 9, True)
+    ours = torch.stack(evaluate(found, matrices[:, 0, 0], matrices.flatten(1)), -1)
+    assert torch.allclose(ours, torch.linalg.solve(matrices, right.expand(7, 3)), rtol=1e-12, atol=1e-13)
 
 
 def test_tensors_are_shared_or_one_each():

@@ -3,7 +3,7 @@
 Read in this order: `tableau` and `methods/` (a method is data), `one_step` (what every method offers the loops), `step`
 (an explicit step, pure), `controller`, `integrator` with `adaptive` and `fixed` (the loops), `masked` and `per_sample`
 (a clock per sample), `solver` (settings as data), `solve`; then the families: `implicit/`, `structured/` (exponential,
-splitting, reversible), `events/`, `gradients/`, `steady_state`, and `dropin/` (torchdiffeq's interface).
+splitting, reversible), `events/`, `gradients/`, `steady_state`, `ensemble/`, and `dropin/` (torchdiffeq's interface).
 """
 
 if __name__ != "odenets.solvers":

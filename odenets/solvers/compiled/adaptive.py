@@ -18,7 +18,7 @@ from ..solver import Adaptive, method_of, tolerance
 from ..state import StateLayout
 from ..tableau import ButcherTableau
 from . import capture
-from .fixed import CHUNK, GRADIENTS, through_chunks
+from .fixed import GRADIENTS, chunk_of, through_chunks
 from .loop import RECORDED, Inputs, LoopSettings, Outcome, solve_adaptive
 
 
@@ -70,7 +70,8 @@ def solve_recorded(problem: SolveProblem, gradient: Gradient) -> Solution | None
         return None
     assert outcome.times is not None
     # steps of size zero fill the last chunk: its length is compiled in
-    filled = -(-accepted // CHUNK) * CHUNK
+    size = chunk_of(settings.tableau)
+    filled = -(-accepted // size) * size
     grid = torch.cat([outcome.times[: accepted + 1], outcome.times[accepted].expand(filled - accepted)])
     end, calls = through_chunks(problem, gradient, settings.tableau, grid)
     found.ys = torch.stack([problem.y, end])[-len(found.ys) :]

@@ -25,8 +25,13 @@ from ..step import runge_kutta_step, stage_times
 from ..tableau import ButcherTableau
 from . import capture
 
-CHUNK = 8  # steps unrolled into one program
+EVALUATIONS = 16  # of the field unrolled into one program: its compilation takes longer than in proportion
 GRADIENTS = ("autograd", "checkpoint")
+
+
+def chunk_of(tableau: ButcherTableau) -> int:
+    """Steps in one program."""
+    return max(1, EVALUATIONS // tableau.stages)
 
 
 def unsupported(problem: SolveProblem, gradient: Gradient, differentiates: bool) -> str:
@@ -55,7 +60,7 @@ def solve_compiled(problem: SolveProblem, gradient: Gradient) -> Solution:
     grid, places = found
     tableau: Any = method_of(problem.solver.method)  # type: ignore[union-attr]
     steps = len(grid) - 1
-    every = any(place % CHUNK for place in places if place < steps)
+    every = any(place % chunk_of(tableau) for place in places if place < steps)
     states: dict[int, Tensor] = {0: problem.y}
     _, nfe = through_chunks(problem, gradient, tableau, grid, states, every)
     ys = torch.stack([states[place] for place in places])
@@ -76,10 +81,10 @@ def through_chunks(
     """
     flat, y = problem.flat, problem.y
     layout = flat.layout if flat.layout.spec is not None else StateLayout(None, (), (), flat.layout.batch_dims)
-    steps = len(grid) - 1
+    steps, size = len(grid) - 1, chunk_of(tableau)
     recompute = gradient.name == "checkpoint" and torch.is_grad_enabled()
-    for start in range(0, steps, CHUNK):
-        length = min(CHUNK, steps - start)
+    for start in range(0, steps, size):
+        length = min(size, steps - start)
         key = ("fixed", capture.kind_of(flat.func), tableau, layout, length, every, y.device.type, y.dim())
 
         def chunk(y: Tensor, times: Tensor, length: int = length, key: Any = key) -> tuple[Tensor, ...]:
@@ -91,7 +96,7 @@ def through_chunks(
         y = reached[-1]
         if states is not None:
             states.update(zip(range(start + 1, start + length + 1), reached) if every else [(start + length, y)])
-    return y, steps * (tableau.stages - tableau.fsal) + tableau.fsal * -(-steps // CHUNK)
+    return y, steps * (tableau.stages - tableau.fsal) + tableau.fsal * -(-steps // size)
 
 
 def _places(problem: SolveProblem) -> tuple[Tensor, list[int]] | None:

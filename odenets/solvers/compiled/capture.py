@@ -125,7 +125,19 @@ def _inductor(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
     from torch._inductor.compile_fx import compile_fx
 
     with buffers_before_loops():
-        return compile_fx(graph, inputs, config_patches=OPTIONS)
+        return compile_fx(graph, inputs, config_patches=OPTIONS, decompositions=_decompositions())
+
+
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """Inductor's, and copies of views, which indexing becomes inside a loop, as copies of views: it knows no other form."""
+    from torch._inductor.decomposition import select_decomp_table
+
+    aten = torch.ops.aten
+    return {
+        **select_decomp_table(),
+        aten.select_copy.int: lambda x, dim, index: aten.select.int(x, dim, index).clone(),
+        aten.detach_copy.default: lambda x: x.clone(),
+    }
 
 
 def _inductor_straight(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:

@@ -4,9 +4,9 @@ Three loops over the same trial step, so that a compiled solve takes the steps o
 
 - `to_the_end`: only the last state;
 - `at_times`: one clock, a loop over the output times around one that steps until the next of them has been passed;
-- `at_times_per_sample`: a clock per sample; every iteration is a trial step for all samples and writes up to `WINDOW`
-  outputs of each. A sample with more outputs than that inside one step takes the same step again in the next
-  iteration, until all are written: nothing of a step has to be kept, and no sample waits for another.
+- `at_times_per_sample`: a clock per sample; every iteration is a trial step for all samples and writes at most one output
+  of each. A sample with more of them inside one step takes the same step again in the next iteration, until all are
+  written: nothing of a step has to be kept, and no sample waits for another.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from ..state import StateLayout
 from ..step import over_state
 from ..tableau import ButcherTableau, Row
 
-WINDOW = 4  # outputs of one sample that an iteration writes
 RECORDED = 4096  # accepted steps that are recorded at most
 
 
@@ -188,8 +187,7 @@ def at_times_per_sample(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, 
     y0, last = inputs.y0, inputs.last
     batch, count = len(y0), inputs.ts.shape[-1]
     times = inputs.ts.expand(batch, count).contiguous()
-    samples = torch.arange(batch, device=y0.device)[:, None]
-    window = torch.arange(WINDOW, device=y0.device)
+    samples = torch.arange(batch, device=y0.device)
     # one row more than there are outputs: what is not to be written goes there
     ys = torch.cat([y0[None], y0.new_full((count, *y0.shape), float("nan"))])
 
@@ -199,12 +197,11 @@ def at_times_per_sample(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, 
     def advance(iterations: Tensor, passed: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
         before = Clock(*parts)
         clock, step = stepper(before)
-        index = passed[:, None] + window  # [batch, WINDOW]
-        at = times.gather(1, torch.minimum(index, last))
-        inside = (index <= last) & ((at - step.t1[:, None]) * stepper.direction <= 0)
-        ys.index_put_((torch.where(inside, index, last + 1), samples), _within(dense, step, at))
-        passed = passed + inside.sum(1)
-        ahead = times.gather(1, torch.minimum(passed, last)[:, None])[:, 0]
+        at = _at(times, torch.minimum(passed, last))
+        inside = (passed <= last) & ((at - step.t1) * stepper.direction <= 0)
+        ys.index_put_((torch.where(inside, passed, last + 1), samples), _within(dense, step, at))
+        passed = passed + inside
+        ahead = _at(times, torch.minimum(passed, last))
         again = (passed <= last) & ((ahead - step.t1) * stepper.direction <= 0)
         held = [torch.where(over_state(again, new), old, new) for old, new in zip(before, clock)]
         return _fresh(iterations + 1, passed, *held)
@@ -214,16 +211,21 @@ def at_times_per_sample(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, 
     return Outcome(ys[:-1], Clock(*found), iterations)
 
 
+def _at(times: Tensor, index: Tensor) -> Tensor:
+    """Every sample's own of its times: times [batch, T], index [batch] -> [batch]."""
+    return times.gather(1, index[:, None])[:, 0]
+
+
 def _within(dense: tuple[Row, ...], step: MaskedStep, at: Tensor) -> Tensor:
-    """The step's polynomial at times [batch, m]: states [batch, m, ...]."""
-    theta = (at - step.t0[:, None]) / torch.where(step.h == 0, 1.0, step.h)[:, None]
-    theta = over_state(theta, step.y0[:, None]).to(step.y0.dtype)
-    state = torch.zeros_like(step.y0)[:, None]
+    """The step's polynomial at one time of each sample [batch]: states [batch, ...]."""
+    theta = (at - step.t0) / torch.where(step.h == 0, 1.0, step.h)
+    theta = over_state(theta, step.y0).to(step.y0.dtype)
+    state = torch.zeros_like(step.y0)
     for column in reversed(list(zip(*dense))):  # Horner in theta
         terms = [weight * stage for weight, stage in zip(column, step.stages) if weight]
-        state = (state + sum(terms)[:, None]) * theta
-    state = step.y0[:, None] + over_state(step.h, step.y0).to(step.y0.dtype)[:, None] * state
-    return torch.where(over_state(at == step.t1[:, None], state), step.y1[:, None], state)
+        state = (state + sum(terms)) * theta
+    state = step.y0 + over_state(step.h, step.y0).to(step.y0.dtype) * state
+    return torch.where(over_state(at == step.t1, state), step.y1, state)
 
 
 def _where_arrived(arrived: Tensor, state: Tensor) -> Tensor:

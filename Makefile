@@ -23,7 +23,7 @@ contracts: $(VENV)/.test
 	$(BIN)/lint-imports
 
 pytest: $(VENV)/.test
-	$(BIN)/pytest -q -n 2 --durations=8
+	$(BIN)/pytest -q -n 2 --dist worksteal --durations=8
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

@@ -11,6 +11,7 @@ import torch
 
 pytest.importorskip("torchode")
 ROOT = Path(__file__).parents[1]
+SLOW = pytest.mark.slow  # the whole benchmark in a process of its own: 20 s
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,7 @@ def rows_by_name(table):
     return {row["name"]: row for row in table["rows"]}
 
 
+@SLOW
 def test_quick_run_covers_every_problem_and_mode_with_a_green_gate(quick_run):
     results, printed = quick_run
     assert [(table["problem"], table["mode"]) for table in results["tables"]] == [
@@ -48,6 +50,7 @@ def test_quick_run_covers_every_problem_and_mode_with_a_green_gate(quick_run):
     assert "RED" not in printed
 
 
+@SLOW
 def test_a_dopri5_step_takes_at_most_half_of_torchdiffeqs_operations_and_two_reads(quick_run):
     for table in quick_run[0]["tables"]:
         if table["mode"] != "forward":
@@ -61,6 +64,7 @@ def test_a_dopri5_step_takes_at_most_half_of_torchdiffeqs_operations_and_two_rea
                 assert row["syncs_per_step"] <= 2, (table["problem"], row["name"])
 
 
+@SLOW
 def test_the_adjoint_over_nine_intervals_takes_at_most_half_of_torchdiffeqs_operations(quick_run):
     rows = rows_by_name(quick_run[0]["tables"][-1])
     theirs = rows["torchdiffeq odeint_adjoint"]["backward"]["ops"]

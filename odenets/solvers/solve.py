@@ -91,13 +91,15 @@ def solve(
     method = resolve_gradient("autograd" if ensemble and gradient == "forward" else gradient)
     alone = ts.shape[-1] == 1
     problem = SolveProblem(solver, flat, ts, y, _direction(ts), save_at, dense, params, events)
+    if isinstance(field, MassMatrix) and method.name != "autograd":
+        raise InputError(f"gradient={method.name!r} cannot differentiate M x' = f: use gradient='autograd'.")
     method.check(problem)
     if events and isinstance(solver, (Scipy, Torchdiffeq)):
         raise InputError(f"{type(solver).__name__} does not show its steps: events need another solver.")
     if events and isinstance(field, MassMatrix):
         raise InputError("events do not take a mass matrix yet: solve for y' where it can be inverted.")
     if isinstance(field, MassMatrix):
-        _take_mass(problem, field.mass, method)
+        _take_mass(problem, field.mass)
     if alone:
         return Solution(ts, layout.unflatten(y[None], (1,)))
     by_segments = problem.events and not method.takes_events
@@ -136,8 +138,8 @@ def check_times(ts: Any, y: Tensor, per_sample: bool = False) -> Tensor:
     return ts
 
 
-def _take_mass(problem: SolveProblem, mass: Tensor, gradient: Gradient) -> None:
-    """Solve M x' = f(t, x), if solver and gradient can and the start is consistent; InputError if not."""
+def _take_mass(problem: SolveProblem, mass: Tensor) -> None:
+    """Solve M x' = f(t, x), if the solver can and the start is consistent; InputError if not."""
     solver, flat = problem.solver, problem.flat
     name = getattr(solver, "method", "")
     known = ONE_STEP.get(name) if isinstance(name, str) else name
@@ -146,8 +148,6 @@ def _take_mass(problem: SolveProblem, mass: Tensor, gradient: Gradient) -> None:
         raise InputError(f"{type(solver).__name__}({name!r}) cannot solve M x' = f: use one of {able}.")
     if getattr(solver, "interpolation", "dense") == "cubic":
         raise InputError("Hermite interpolation needs x', which M x' = f does not give: use interpolation='dense'.")
-    if gradient.name != "autograd":
-        raise InputError(f"gradient={gradient.name!r} cannot differentiate M x' = f: use gradient='autograd'.")
     flat.mass = mass.to(problem.y.device, problem.y.dtype)
     tolerances = [getattr(solver, key, default) for key, default in (("rtol", 1e-6), ("atol", 1e-8))]
     rtol, atol = (tolerance(key, value, flat.layout, problem.y) for key, value in zip(("rtol", "atol"), tolerances))

@@ -102,7 +102,7 @@ def test_a_failed_run_is_a_row_with_its_cause_and_runs_again_only_on_request(
 def test_what_cannot_be_measured_or_diagnosed_does_not_cost_the_comparison(
     cli: Cli, tiny_grid: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("not enough memory: you tried to allocate 1 TB")
 
     monkeypatch.setattr(costs, "costs", fail)

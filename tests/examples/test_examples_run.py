@@ -27,15 +27,15 @@ EXAMPLES = {
         100,
     ),
     "compare_gradients": (
-        [*PLAIN, "compare.dir=TMP", "gradient=autograd,adjoint", "trainer.epochs=1"],
+        [*PLAIN, "compare.dir=TMP", "gradient=autograd,adjoint", "trainer.epochs=1", "task.steps_per_epoch=3"],
         r"adjoint, seed 0 +log rmse ([\d.]+)",
         0.1,
         2,
     ),
     "explicit_or_implicit": (
-        ["compare.measure=false", "run.root=TMP"],
+        ["compare.measure=false", "run.root=TMP", "data.t1=2.0", "data.points=8"],
         r"gl4, seed 0 +relative error (\S+)",
-        1e-6,
+        1e-7,
         1e-4,
     ),
     "torchdiffeq_drop_in": ([], r"adjoint equation: (\d+) numbers", 252, 252),

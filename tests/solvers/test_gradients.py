@@ -64,6 +64,7 @@ def check(function, field):
 
 
 # adaptive methods of order 2 are checked where they take few steps
+SLOW = pytest.mark.slow  # a family that others of its kind stand for
 LOW_ORDER = ("adaptive_heun", "fehlberg2", "reversible_heun")
 FAST = [m for m in DIFFERENTIABLE if m not in (*LOW_ORDER, "rodas5p")]
 
@@ -79,7 +80,9 @@ def test_gradcheck_through_the_steps_low_order(method, field):
     check(lambda f, y0, ts, _: solve(f, y0, ts, solver=method, steps=6).ys, field)
 
 
-@pytest.mark.parametrize("method", ["dopri5", "tsit5", "dopri8", "bosh3", "scipy_solver"])
+@pytest.mark.parametrize(
+    "method", ["dopri5", *(pytest.param(m, marks=SLOW) for m in ("tsit5", "dopri8")), "bosh3", "scipy_solver"]
+)
 def test_gradcheck_of_the_adjoint(method, field):
     kwargs = {"rtol": 1e-6, "atol": 1e-7} if method == "bosh3" else {"rtol": 1e-10, "atol": 1e-12}
     check(

@@ -12,7 +12,7 @@ import torch
 COMMAND = [sys.executable, "-m", "odenets", "train"]
 ROOT = Path(__file__).resolve().parents[2]
 OVERRIDES = [
-    "experiment=digits", "task.network.channels=8", "model.N=1", "trainer.epochs=12", "trainer.batch_size=128",
+    "experiment=digits", "task.network.channels=8", "model.N=1", "trainer.epochs=12", "trainer.batch_size=256",
     "trainer.threads=1", "trainer.checkpoint_every=2", "run.plots=false", "run.tensorboard=false",
 ]  # fmt: skip
 

@@ -28,6 +28,7 @@ def dry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow  # every operator by the interpreter: 10 s
 def test_dry_run_goes_through_everything_and_says_that_no_speed_was_measured(
     dry: Path, capsys: pytest.CaptureFixture[str]
 ):

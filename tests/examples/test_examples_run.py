@@ -46,7 +46,13 @@ def test_every_example_is_run():
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(EXAMPLES)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+# a dozen and more runs each; comparisons have tests of their own
+LONG = ("explicit_or_implicit", "compare_on_digits")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in EXAMPLES]
+)
 def test_the_example_prints_what_it_promises(name, tmp_path):
     arguments, pattern, low, high = EXAMPLES[name]
     arguments = [word.replace("TMP", str(tmp_path)) for word in arguments]

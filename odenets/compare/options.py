@@ -81,7 +81,7 @@ def read_request(arguments: list[str]) -> Request:
         raise UserError(f"--config-dir {config_dir}: no such folder")
     from_file, grid = _read_file(own.pop("compare", None), config_dir)
     typed = {key.removeprefix("compare."): _value(key, value) for key, value in own.items()}
-    return Request(_options(from_file | typed), take_own_classes(_merge(grid, words)), hydra, config_dir)
+    return Request(_options(from_file | typed), _merge(grid, take_own_classes(words)), hydra, config_dir)
 
 
 def _read_file(name: str | None, config_dir: str | None) -> tuple[dict[str, Any], list[str]]:

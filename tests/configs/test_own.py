@@ -80,6 +80,17 @@ def test_names_that_cannot_be_loaded_are_refused_in_a_line(mine: Path):
             take_own_classes([f"field={name}"])
 
 
+def test_a_name_in_a_file_is_not_taken(mine: Path, capsys: pytest.CaptureFixture):
+    """Only what is typed counts: a grid of somebody else's calls nothing."""
+    (mine / "their_fields.py").write_text(MODULE)
+    (mine / "my" / "compare").mkdir(parents=True)
+    grid = "grid:\n  experiment: solve_field\n  solver: [euler, rk4]\n  field: their_fields.Decay\n"
+    (mine / "my" / "compare" / "theirs.yaml").write_text(grid)
+    assert run("compare", "compare=theirs", "--config-dir", "my", "compare.dir=out") == 2
+    assert "field=their_fields.Decay: no such option" in capsys.readouterr().err
+    assert "their_fields" not in sys.modules
+
+
 def test_null_is_no_option():
     for words in (["scheme=null"], ["scheme=null,exponential"]):
         with pytest.raises(UserError, match="leave scheme= out"):

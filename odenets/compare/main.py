@@ -7,8 +7,8 @@ from odenets.compare.costs import diagnose_rows, measure_runs
 from odenets.compare.launch import launch
 from odenets.compare.lock import Lock
 from odenets.compare.options import Request, read_request
-from odenets.configs.own import trusted
-from odenets.errors import Interrupted, TrainingStopped
+from odenets.configs.own import TRUST, packages_of, trusted
+from odenets.errors import Interrupted, TrainingStopped, UserError
 from odenets.report.comparison import write_report
 
 
@@ -46,6 +46,12 @@ def compare(arguments: list[str]) -> None:
 def _plan(request: Request, arguments: list[str]) -> plan.Plan:
     saved = plan.read_plan(request.folder)
     if saved is not None and saved.asked == plan.asked(request):
+        for run in saved.runs:
+            more = sorted(packages_of(run.words) - set(trusted(request.words)))
+            if more:
+                raise UserError(
+                    f"{request.folder}: its runs name {', '.join(more)}; if you trust them, add {TRUST}=[{','.join(more)}]"
+                )
         return saved
     configurations, seeds = grid.expand(request.words, request.config_dir)
     equal = terms.apply(request.options, configurations)

@@ -55,6 +55,13 @@ def trusted(words: Sequence[str]) -> list[str]:
     return found
 
 
+def packages_of(words: Sequence[str]) -> set[str]:
+    """The packages that words name as classes or allow; nothing is loaded."""
+    values = [value for key, _, value in (word.partition("=") for word in words) if key in GROUPS]
+    names = [name for value in values for name in value.split(",") if DOTTED.fullmatch(name)]
+    return {name.split(".")[0] for name in names} - {"odenets"} | set(trusted(words))
+
+
 def look_in_this_folder() -> None:
     """Let modules of the current folder be found, after everything else."""
     if "" not in sys.path and "." not in sys.path:

@@ -91,6 +91,18 @@ def test_a_name_in_a_file_is_not_taken(mine: Path, capsys: pytest.CaptureFixture
     assert "their_fields" not in sys.modules
 
 
+def test_a_saved_comparison_names_nothing_that_was_not_typed(mine: Path, capsys: pytest.CaptureFixture):
+    words = ("compare", "experiment=solve_field", "solver=euler,rk4", "solver.step_size=0.5", "compare.dir=out")
+    words += ("data.points=4", "compare.diagnose=false", "compare.measure=false")
+    assert run(*words) == 0
+    path = mine / "out" / "comparison.json"
+    content = json.loads(path.read_text())
+    content["runs"][0]["words"].append("field=their_fields.Decay")
+    path.write_text(json.dumps(content))
+    assert run(*words) == 2
+    assert "its runs name their_fields" in capsys.readouterr().err
+
+
 def test_null_is_no_option():
     for words in (["scheme=null"], ["scheme=null,exponential"]):
         with pytest.raises(UserError, match="leave scheme= out"):

@@ -14,7 +14,7 @@ from torch._dynamo.utils import counters
 
 from odenets import solve
 from odenets.solvers import InputError, PIDController, Status
-from odenets.solvers.compiled import capture
+from odenets.solvers.compiled import capture, lanes
 from odenets.solvers.compiled.hoist import hoisted
 
 from .fields import COUPLED_START, coupled, coupled_exact
@@ -32,6 +32,7 @@ def traced(monkeypatch):
     """Captured like any compiled solve, but run operator by operator: without minutes in the C++ compiler."""
     capture.clear()
     monkeypatch.setattr(capture, "BACKEND", "eager")
+    monkeypatch.setattr(lanes, "LARGEST", 0)
     yield
     capture.clear()
 
@@ -298,9 +299,10 @@ def test_compiled_step_under_the_eager_loop(monkeypatch):
 
 
 @pytest.mark.parametrize("per_sample", [False, pytest.param(True, marks=SLOW)])
-def test_program_from_the_cpp_compiler(per_sample):
+def test_program_from_the_cpp_compiler(per_sample, monkeypatch):
     """The real thing, outputs and all; the inputs stay what they were."""
     capture.clear()
+    monkeypatch.setattr(lanes, "LARGEST", 0)
     ts, start = torch.linspace(0, 3, 12), START.clone()
     same(*both(Driven(), start, ts, per_sample=per_sample, **FEW_STAGES))
     before = graphs()

@@ -1,7 +1,8 @@
 """Compiled solves: `solve(..., compile=...)`.
 
 `capture` compiles and keeps programs, `loop` is the adaptive solve as a program (and `adaptive` its two ends), `fixed`
-the fixed-step one, `step` compiles a single step under the eager loop.
+the fixed-step one, `step` compiles a single step under the eager loop. Small systems become programs of scalars in
+`lanes`, with their field from `lifted`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..methods import ONE_STEP
 from ..solution import Solution
 from ..solver import Adaptive, FixedStep, Solver
 from ..tableau import ButcherTableau
-from . import adaptive, capture, fixed
+from . import adaptive, capture, fixed, lanes
 from .step import CompiledTableau
 
 MODES = (False, "step", "solve", "auto")
@@ -46,15 +47,19 @@ def solve_compiled(problem: SolveProblem, gradient: Gradient, mode: str) -> Solu
     Raises:
         InputError: with mode "solve", for what no compiled solve can do.
     """
-    problem_with = _unsupported(problem, gradient)
-    if problem_with:
-        if mode == "solve":
-            raise InputError(f"compile='solve' does not take {problem_with}: use compile='auto', 'step' or False.")
-        return None
     refusal = (capture.kind_of(problem.flat.func), type(problem.solver))
-    if capture.refused(refusal):
-        return None
+    small = lanes.takes(problem, gradient) and not capture.refused(refusal)
     try:
+        solution = lanes.solve_in_lanes(problem) if small else None
+        if solution is not None:
+            return solution
+        problem_with = _unsupported(problem, gradient)
+        if problem_with:
+            if mode == "solve":
+                raise InputError(f"compile='solve' does not take {problem_with}: use compile='auto', 'step' or False.")
+            return None
+        if capture.refused(refusal):
+            return None
         if isinstance(problem.solver, FixedStep):
             return fixed.solve_compiled(problem, gradient)
         if _differentiates(problem):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import types
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +11,14 @@ from torch import Tensor
 
 from ..errors import Status
 from ..gradients.base import Gradient, SolveProblem
+from ..masked import Clock
 from ..per_sample import failure_message
 from ..solution import Solution, Stats
 from ..solver import Adaptive, method_of, tolerance
 from ..state import StateLayout
 from ..tableau import ButcherTableau
 from . import capture
+from .failure import failure_of_one_clock
 from .fixed import GRADIENTS, chunk_of, through_chunks
 from .loop import RECORDED, Inputs, LoopSettings, Outcome, solve_adaptive
 
@@ -150,27 +151,5 @@ def _solution(problem: SolveProblem, settings: LoopSettings, outcome: Outcome) -
     return Solution(ts, ys, Stats(before + per_step * iterations, accepted, rejected), status, message)
 
 
-def _failure(problem: SolveProblem, clock: Any, status: Status, trials: int) -> str:
-    """One line on why a solve with one clock ended early."""
-    t, size = float(clock.t), float(clock.size)
-    where = f"at t = {t:.6g}"
-    if status is Status.MAX_STEPS:
-        return (
-            f"max_num_steps exceeded ({trials}>={problem.solver.max_steps}) {where}: allow more steps, "  # type: ignore[union-attr]
-            "loosen the tolerances, or use a method for stiff problems."
-        )
-    if status is Status.NON_FINITE:
-        if not bool(torch.isfinite(clock.y).all()):
-            return f"non-finite values in state `y` {where}: the solve was given or produced them."
-        if not bool(torch.isfinite(clock.f).all()):
-            return f"the vector field is NaN or infinite {where}."
-        return (
-            f"the vector field is NaN or infinite just after t = {t:.6g} (or atol is 0 where the state is 0): every step "
-            f"down to h = {size:.3g} was rejected for it."
-        )
-    if not math.isfinite(size):
-        return f"{status.meaning} {where}."
-    return (
-        f"underflow in dt {size:.3g} {where}: the error stays above the tolerance at the smallest step that the time's "
-        "precision resolves; the solution may blow up there, or the tolerance be below round-off."
-    )
+def _failure(problem: SolveProblem, clock: Clock, status: Status, trials: int) -> str:
+    return failure_of_one_clock(problem, status, float(clock.t), clock.y, trials, float(clock.size))

@@ -62,15 +62,24 @@ def kind_of(field: Any) -> Hashable:
     return cast(Hashable, type(field))
 
 
-def call(build: Callable[[], types.FunctionType], key: Hashable, field: Any, *inputs: Any, loops: bool = True) -> Any:
-    """Run the program of `key`, compiled from `build()` where there is none yet; `loops` says whether it has any.
+def call(
+    build: Callable[[], types.FunctionType],
+    key: Hashable,
+    field: Any,
+    *inputs: Any,
+    loops: bool = True,
+    backend: Callable[..., Any] | None = None,
+) -> Any:
+    """Run the program of `key`, compiled from `build()` where there is none yet; `loops` says whether it has any, and
+    `backend` what compiles it if not Inductor.
 
     Raises:
         CannotCapture: if the field cannot be captured.
     """
     program = _programs.get(key)
     if program is None:
-        program = _programs[key] = _compiled(build(), loops)
+        inductor = BACKEND if loops or BACKEND is not _inductor else _inductor_straight
+        program = _programs[key] = _compiled(build(), backend or inductor)
         while len(_programs) > PROGRAMS:
             _programs.popitem(last=False)
     else:
@@ -79,11 +88,12 @@ def call(build: Callable[[], types.FunctionType], key: Hashable, field: Any, *in
         return program(field, *inputs)
     except torch._dynamo.exc.FailOnRecompileLimitHit:
         del _programs[key]  # begin anew rather than keep ever more variants
-        return call(build, key, field, *inputs, loops=loops)
+        return call(build, key, field, *inputs, loops=loops, backend=backend)
     except Exception:
         # a number that the field reads, once changed, is taken for a variable, which loops do not accept: compile it in
         try:
-            with torch._dynamo.config.patch(specialize_float=True, specialize_int=True):
+            constant: dict[str, Any] = {"automatic_dynamic_shapes": False} if backend else {}
+            with torch._dynamo.config.patch(specialize_float=True, specialize_int=True, **constant):
                 return program(field, *inputs)
         except Exception as error:  # a mistake of the user's own shows in the eager solve
             raise CannotCapture(_explanation(error, field)) from error
@@ -107,7 +117,7 @@ def refused(key: Hashable) -> bool:
     return key in _refused
 
 
-def _compiled(function: types.FunctionType, loops: bool) -> Callable[..., Any]:
+def _compiled(function: types.FunctionType, backend: Any) -> Callable[..., Any]:
     # the compiler keeps what it made by code object: one of its own keeps programs apart, and lets go of them together
     apart = types.FunctionType(
         function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
@@ -115,7 +125,7 @@ def _compiled(function: types.FunctionType, loops: bool) -> Callable[..., Any]:
     return torch.compile(  # type: ignore[call-overload,no-any-return]
         apart,
         fullgraph=True,
-        backend=BACKEND if loops or BACKEND is not _inductor else _inductor_straight,
+        backend=backend,
         recompile_limit=VARIANTS,
         options={"guard_filter_fn": _about_the_users},
     )

@@ -69,7 +69,7 @@ class Program:
     seeds: tuple[str, ...]
     dense: bool
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Text that is the same for programs with the same code."""
         functions = "\n".join(function.key for function in (self.field, *self.events))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .trace import Traced
+from .trace import Sources
 
 MOST_DIRECTIONS = 32
 
@@ -33,10 +33,10 @@ class Directions:
     seeds: tuple[str, ...]
 
     @classmethod
-    def of(cls, y: Tensor, traced: Traced) -> Directions:
+    def of(cls, y: Tensor, sources: Sources) -> Directions:
         """Those of y and the field's parameters that require a gradient; none where gradients are off."""
         found, kinds, seeds = [], [], []
-        groups = (("y", [y]), ("p", traced.sources.each), ("s", traced.sources.common))
+        groups = (("y", [y]), ("p", sources.each), ("s", sources.common))
         for kind, tensors in groups if torch.is_grad_enabled() else ():
             offset = 0
             for x in tensors:

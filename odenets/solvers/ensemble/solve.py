@@ -15,12 +15,13 @@ from ..implicit.rosenbrock import RosenbrockTableau
 from ..per_sample import failure_message
 from ..solution import Solution, Stats
 from ..solver import Adaptive, method_of, tolerance
+from ..state import StateLayout
 from ..tableau import ButcherTableau
 from . import run_cpu
 from .fragments import Program
 from .problem import Buffers, Inputs
 from .sensitivity import Directions, Sensitivities
-from .trace import Traced, trace
+from .trace import Sources, trace
 
 BACKENDS = ("auto", "cpu", "triton")
 FIRST_CAPACITY = 16
@@ -51,20 +52,29 @@ def solve_ensemble(problem: SolveProblem, gradient: str, backend: str = "auto") 
             f"ensemble=True writes out the linear systems of {method.name}: at most {MOST_SYSTEM} equations, got "
             f"{traced.size}; use per_sample=True."
         )
-    wrt = Directions.of(y, traced)
+    wrt = Directions.of(y, traced.sources)
     if wrt.seeds and problem.events:
         raise InputError(
             "ensemble=True has no gradients of solves with events: use per_sample=True, or torch.no_grad()."
         )
-    inputs = _inputs(problem, solver, traced, ts, start)
+    inputs = inputs_of(solver, flat.layout, traced.sources, ts, start, problem.direction)
+    rules = [[event.direction, int(event.terminal), event.limit] for event in problem.events]
+    inputs.rules = torch.tensor(rules, dtype=torch.int64, device=y.device).reshape(-1, 3)
     program = Program(
         method, traced.field, traced.events, solver.controller, traced.size, inputs.each.shape[1],
         sum(x.numel() for x in traced.sources.common), wrt.seeds, ts.shape[-1] > 2 or bool(problem.events),
     )  # fmt: skip
-    run = _backend(backend, y)
+    buffers, ys = solve_program(_backend(backend, y), program, inputs, wrt)
+    return _solution(problem, program, buffers, ts, ys)
+
+
+def solve_program(
+    run: Callable[[Program, Inputs, Buffers], None], program: Program, inputs: Inputs, wrt: Directions
+) -> tuple[Buffers, Tensor]:
+    """What the program filled in, and its states [T, batch, D], differentiable in those directions."""
     if not wrt.seeds:
         buffers = _run(run, program, inputs)
-        return _solution(problem, program, buffers, ts, buffers.ys)
+        return buffers, buffers.ys
     kept: list[Buffers] = []
 
     def forward() -> tuple[Tensor, Tensor]:
@@ -72,7 +82,7 @@ def solve_ensemble(problem: SolveProblem, gradient: str, backend: str = "auto") 
         return kept[0].ys, kept[0].zs
 
     ys = Sensitivities.apply(forward, wrt.kinds, *wrt.tensors)
-    return _solution(problem, program, kept[0], ts, ys)
+    return kept[0], ys
 
 
 def _run(run: Callable[[Program, Inputs, Buffers], None], program: Program, inputs: Inputs) -> Buffers:
@@ -111,28 +121,30 @@ def _record(problem: SolveProblem, buffers: Buffers, e: int) -> EventRecord:
     )
 
 
-def _inputs(problem: SolveProblem, solver: Adaptive, traced: Traced, ts: Tensor, y: Tensor) -> Inputs:
-    batch, flat = len(y), problem.flat
+def inputs_of(
+    solver: Adaptive, layout: StateLayout, sources: Sources, ts: Tensor, y: Tensor, direction: float
+) -> Inputs:
+    """A program's numbers, for starts y [batch, *state] and times ts, [T] or [batch, T]."""
+    batch = len(y)
 
     def real(x: Tensor) -> Tensor:
         return x.detach().to(y.device, y.dtype)
 
-    each = [real(x).reshape(batch, x.shape[1:].numel()) for x in traced.sources.each]
-    common = [real(x).reshape(-1) for x in traced.sources.common]
+    each = [real(x).reshape(batch, x.shape[1:].numel()) for x in sources.each]
+    common = [real(x).reshape(-1) for x in sources.common]
     for name in ("rtol", "atol"):
-        value = torch.as_tensor(tolerance(name, getattr(solver, name), flat.layout, y)).to(y.device, y.dtype)
+        value = torch.as_tensor(tolerance(name, getattr(solver, name), layout, y)).to(y.device, y.dtype)
         if value.dim() > y.dim() - 1 and len(value) != 1:
             raise InputError(f"ensemble=True takes one {name} for all trajectories, got shape {tuple(value.shape)}.")
         common.append(value.expand(1, *y.shape[1:]).reshape(-1))
     settings = {
-        "direction": problem.direction, "min_step": solver.min_step, "max_step": min(solver.max_step, 1e300),
+        "direction": direction, "min_step": solver.min_step, "max_step": min(solver.max_step, 1e300),
         "max_steps": float(solver.max_steps), "first_step": solver.first_step or 0.0,
         "epsilon": torch.finfo(torch.float64).eps,
     }  # fmt: skip
-    rules = [[event.direction, int(event.terminal), event.limit] for event in problem.events]
     return Inputs(
-        ts, y.reshape(batch, traced.size).contiguous(), torch.cat(each, 1).contiguous() if each else y.new_zeros(batch, 0),
-        torch.cat(common), settings, torch.tensor(rules, dtype=torch.int64, device=y.device).reshape(-1, 3),
+        ts, y.reshape(batch, y.shape[1:].numel()).contiguous(), torch.cat(each, 1).contiguous() if each else y.new_zeros(batch, 0),
+        torch.cat(common), settings, torch.empty(0, 3, dtype=torch.int64, device=y.device),
     )  # fmt: skip
 
 

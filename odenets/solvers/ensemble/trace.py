@@ -78,7 +78,12 @@ class Traced:
 
 
 def trace(
-    field: Callable[..., Any], events: Sequence[Callable[..., Any]], y0: Tensor, t0: Tensor, args: tuple[Any, ...]
+    field: Callable[..., Any],
+    events: Sequence[Callable[..., Any]],
+    y0: Tensor,
+    t0: Tensor,
+    args: tuple[Any, ...],
+    batched: bool | None = None,
 ) -> Traced:
     """The field and the events' functions as scalars.
 
@@ -88,18 +93,19 @@ def trace(
         y0, t0: the start [batch, *state] and [batch].
         args: trees of tensors and anything else; a tensor whose first dimension is the batch has one entry per
             trajectory, unless only shared tensors agree with the field.
+        batched: how the field is written; None to find out. One written for a single trajectory shares all of `args`.
 
     Raises:
         InputError: for a field that cannot be written as scalars, with the operation that prevents it.
     """
     reasons: list[str] = []
-    for batched in (True, False):
-        for own in (True, False):
-            if not own and not _own_args(args, len(y0)):
+    for for_batch in (True, False) if batched is None else (batched,):
+        for own in (True, False) if batched is not False else (False,):
+            if not own and batched is not False and not _own_args(args, len(y0)):
                 continue
             try:
-                traced = _traced(field, events, y0, args, batched, own)
-                if not batched or _agrees(traced, field, y0, t0, args):
+                traced = _traced(field, events, y0, args, for_batch, own)
+                if not for_batch or _agrees(traced, field, y0, t0, args):
                     return traced
                 reasons.append("its value for a batch is not what it is for each trajectory alone")
             except Untraceable as error:

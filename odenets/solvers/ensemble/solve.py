@@ -143,8 +143,9 @@ def inputs_of(
         "epsilon": torch.finfo(torch.float64).eps,
     }  # fmt: skip
     return Inputs(
-        ts, y.reshape(batch, y.shape[1:].numel()).contiguous(), torch.cat(each, 1).contiguous() if each else y.new_zeros(batch, 0),
-        torch.cat(common), settings, torch.empty(0, 3, dtype=torch.int64, device=y.device),
+        ts, y.reshape(batch, y.shape[1:].numel()).contiguous(),
+        torch.cat(each, 1).contiguous() if each else y.new_zeros(batch, 0), torch.cat(common), settings,
+        torch.empty(0, 3, dtype=torch.int64, device=y.device),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from torch._dynamo.utils import counters
 
 from odenets import solve
 from odenets.solvers import InputError, PIDController, Status
-from odenets.solvers.compiled import capture, lanes
+from odenets.solvers.compiled import adaptive, capture, host_loop, lanes
 from odenets.solvers.compiled.hoist import hoisted
 
 from .fields import COUPLED_START, coupled, coupled_exact
@@ -309,6 +309,28 @@ def test_program_from_the_cpp_compiler(per_sample, monkeypatch):
     same(*both(Driven(0.4), 3 * START, ts * 0.5 + 1, solver="fehlberg2", rtol=1e-5, per_sample=per_sample))
     assert graphs() == before
     assert torch.equal(start, START)
+
+
+@pytest.mark.parametrize("per_sample", [False, pytest.param(True, marks=SLOW)])
+def test_loop_of_the_host(traced, monkeypatch, per_sample):
+    """As on a device with a queue: compiled steps, and a look at whether they are all there once in several of them."""
+    monkeypatch.setattr(adaptive, "LOOPS_ON", set())
+    monkeypatch.setattr(host_loop, "LOOK_EVERY", 7)
+    called = []
+    call = capture.call
+
+    def counted(build, key, *given, **more):
+        called.append(key)
+        return call(build, key, *given, **more)
+
+    monkeypatch.setattr(capture, "call", counted)
+    for ts in (torch.linspace(0, 2, 9, dtype=F64), (2.0, 0.5)):
+        called.clear()
+        found, eager = both(Driven(), START, ts, per_sample=per_sample, **FEW_STAGES)
+        same(found, eager)
+        assert (len(called) - 1) % 7 == 0
+        trials = int((found.stats.accepted + torch.as_tensor(found.stats.rejected)).max())
+        assert trials <= len(called) - 1 < trials + 7 + len(ts)
 
 
 def test_buffers_are_allocated_before_the_loop():

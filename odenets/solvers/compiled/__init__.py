@@ -1,8 +1,8 @@
 """Compiled solves: `solve(..., compile=...)`.
 
-`capture` compiles and keeps programs, `loop` is the adaptive solve as a program (and `adaptive` its two ends), `fixed`
-the fixed-step one, `step` compiles a single step under the eager loop. Small systems become programs of scalars in
-`lanes`, with their field from `lifted`.
+`capture` compiles and keeps programs, `loop` is the adaptive solve as a program (and `adaptive` its two ends),
+`host_loop` that for devices with a queue, `fixed` the fixed-step one, `step` compiles a single step under the eager
+loop. Small systems become programs of scalars in `lanes`, with their field from `lifted`.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def _unsupported(problem: SolveProblem, gradient: Gradient) -> str:
         return fixed.unsupported(problem, gradient, _differentiates(problem))
     if not isinstance(problem.solver, Adaptive):
         return f"{type(problem.solver).__name__}"
-    if problem.y.device.type != "cpu":
-        return f"adaptive steps on {problem.y.device.type}, whose loops it cannot check yet"
+    if problem.y.device.type not in adaptive.LOOPS_ON and _differentiates(problem):
+        return f"gradients of adaptive steps on {problem.y.device.type}"
     differentiable = adaptive.not_differentiable(problem, gradient) if _differentiates(problem) else ""
     return differentiable or adaptive.unsupported(problem)
 

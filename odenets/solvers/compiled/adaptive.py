@@ -20,7 +20,10 @@ from ..tableau import ButcherTableau
 from . import capture
 from .failure import failure_of_one_clock
 from .fixed import GRADIENTS, chunk_of, through_chunks
+from .host_loop import solve_with_host_loop
 from .loop import RECORDED, Inputs, LoopSettings, Outcome, solve_adaptive
+
+LOOPS_ON = {"cpu"}  # devices on which a compiled program loops by itself
 
 
 def unsupported(problem: SolveProblem) -> str:
@@ -107,6 +110,8 @@ def run(problem: SolveProblem, ts: Tensor, y: Tensor, record: bool = False) -> t
     )
     key = ("adaptive", capture.kind_of(flat.func), settings, y.device.type, y.dim())
     with torch.no_grad():
+        if y.device.type not in LOOPS_ON and not record:
+            return solve_with_host_loop(settings, flat.func, flat.args, inputs, key), settings
         return capture.call(lambda: _program(settings), key, flat.func, flat.args, inputs), settings
 
 

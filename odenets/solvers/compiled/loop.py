@@ -96,7 +96,7 @@ class Outcome(NamedTuple):
 def solve_adaptive(settings: LoopSettings, func: Callable[..., Any], args: tuple[Any, ...], inputs: Inputs) -> Outcome:
     """The whole solve of `func(t, y, *args)`, pure."""
     field = FlatField(func, settings.layout, args).evaluate
-    stepper, clock = _start(settings, field, inputs)
+    stepper, clock = start(settings, field, inputs)
     if not settings.outputs:
         return to_the_end(stepper, clock, inputs.y0, settings.record)
     if settings.per_sample:
@@ -104,7 +104,7 @@ def solve_adaptive(settings: LoopSettings, func: Callable[..., Any], args: tuple
     return at_times(stepper, settings.dense, clock, inputs)
 
 
-def _start(settings: LoopSettings, field, inputs: Inputs) -> tuple[Stepper, Clock]:
+def start(settings: LoopSettings, field, inputs: Inputs) -> tuple[Stepper, Clock]:
     y0, ts, tableau = inputs.y0, inputs.ts, settings.tableau
     time_dtype = torch.empty((), dtype=y0.dtype).abs().dtype
     tolerance_dtype = torch.promote_types(time_dtype, torch.float32)
@@ -199,7 +199,7 @@ def at_times_per_sample(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, 
         clock, step = stepper(before)
         at = _at(times, torch.minimum(passed, last))
         inside = (passed <= last) & ((at - step.t1) * stepper.direction <= 0)
-        ys.index_put_((torch.where(inside, passed, last + 1), samples), _within(dense, step, at))
+        ys.index_put_((torch.where(inside, passed, last + 1), samples), within(dense, step, at))
         passed = passed + inside
         ahead = _at(times, torch.minimum(passed, last))
         again = (passed <= last) & ((ahead - step.t1) * stepper.direction <= 0)
@@ -216,7 +216,7 @@ def _at(times: Tensor, index: Tensor) -> Tensor:
     return times.gather(1, index[:, None])[:, 0]
 
 
-def _within(dense: tuple[Row, ...], step: MaskedStep, at: Tensor) -> Tensor:
+def within(dense: tuple[Row, ...], step: MaskedStep, at: Tensor) -> Tensor:
     """The step's polynomial at one time of each sample [batch]: states [batch, ...]."""
     theta = (at - step.t0) / torch.where(step.h == 0, 1.0, step.h)
     theta = over_state(theta, step.y0).to(step.y0.dtype)

@@ -10,15 +10,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import torch
-
 from ..errors import InputError
 from ..gradients.base import Gradient, SolveProblem
 from ..methods import ONE_STEP
 from ..solution import Solution
 from ..solver import Adaptive, FixedStep, Solver
 from ..tableau import ButcherTableau
-from . import adaptive, capture, fixed, lanes
+from . import adaptive, capture, fixed, lanes, recorded
+from .differentiable import differentiates
 from .step import CompiledTableau
 
 MODES = (False, "step", "solve", "auto")
@@ -53,24 +52,27 @@ def solve_compiled(problem: SolveProblem, gradient: Gradient, mode: str) -> Solu
         solution = lanes.solve_in_lanes(problem) if small else None
         if solution is not None:
             return solution
-        problem_with = _unsupported(problem, gradient)
+        problem_with, differentiated = _unsupported(problem), False
+        if not problem_with:
+            if capture.refused(refusal):
+                return None
+            differentiated = differentiates(problem)
+            problem_with = _not_differentiable(problem, gradient) if differentiated else ""
         if problem_with:
             if mode == "solve":
                 raise InputError(f"compile='solve' does not take {problem_with}: use compile='auto', 'step' or False.")
             return None
-        if capture.refused(refusal):
-            return None
         if isinstance(problem.solver, FixedStep):
-            return fixed.solve_compiled(problem, gradient)
-        if _differentiates(problem):
-            return adaptive.solve_recorded(problem, gradient)
+            return fixed.solve_compiled(problem, gradient, differentiated)
+        if differentiated:
+            return recorded.solve_adaptive(problem, gradient)
         return adaptive.solve_compiled(problem)
     except capture.CannotCapture as error:
         capture.warn_once(refusal, f"solved eagerly, as the vector field cannot be compiled. {error}")
         return None
 
 
-def _unsupported(problem: SolveProblem, gradient: Gradient) -> str:
+def _unsupported(problem: SolveProblem) -> str:
     missing = capture.why_unavailable(problem.y.device.type)
     if missing:
         return f"this installation ({missing})"
@@ -83,22 +85,19 @@ def _unsupported(problem: SolveProblem, gradient: Gradient) -> str:
     if problem.y.is_complex() or not problem.y.numel():
         return "complex or empty states"
     if isinstance(problem.solver, FixedStep):
-        return fixed.unsupported(problem, gradient, _differentiates(problem))
+        return fixed.unsupported(problem)
     if not isinstance(problem.solver, Adaptive):
         return f"{type(problem.solver).__name__}"
-    if problem.y.device.type not in adaptive.LOOPS_ON and _differentiates(problem):
+    return adaptive.unsupported(problem)
+
+
+def _not_differentiable(problem: SolveProblem, gradient: Gradient) -> str:
+    """What stands in the way of a compiled gradient; empty if nothing does."""
+    if problem.ts.requires_grad:
+        return "gradients of the times"
+    if problem.y.device.type not in adaptive.LOOPS_ON and isinstance(problem.solver, Adaptive):
         return f"gradients of adaptive steps on {problem.y.device.type}"
-    differentiable = adaptive.not_differentiable(problem, gradient) if _differentiates(problem) else ""
-    return differentiable or adaptive.unsupported(problem)
-
-
-def _differentiates(problem: SolveProblem) -> bool:
-    """Whether the solve is to be differentiated: asked of the field itself, which may close over anything."""
-    if not torch.is_grad_enabled():
-        return False
-    if problem.y.requires_grad or problem.ts.requires_grad:
-        return True
-    start = problem.ts.detach()[..., 0].to(problem.y.real.dtype)
-    if problem.per_sample:
-        start = start.expand(len(problem.y))
-    return problem.flat.evaluate(start, problem.y).requires_grad
+    known = recorded.GRADIENTS if problem.y.device.type in adaptive.LOOPS_ON else recorded.GRADIENTS[:2]
+    if gradient.name not in known:
+        return f"gradient={gradient.name!r}, only {', '.join(known)}"
+    return ""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Status
-from ..gradients.base import Gradient, SolveProblem
+from ..gradients.base import SolveProblem
 from ..masked import Clock
 from ..per_sample import failure_message
 from ..solution import Solution, Stats
@@ -19,9 +19,8 @@ from ..state import StateLayout
 from ..tableau import ButcherTableau
 from . import capture
 from .failure import failure_of_one_clock
-from .fixed import GRADIENTS, chunk_of, through_chunks
 from .host_loop import solve_with_host_loop
-from .loop import RECORDED, Inputs, LoopSettings, Outcome, solve_adaptive
+from .loop import Inputs, LoopSettings, Outcome, solve_adaptive
 
 LOOPS_ON = {"cpu"}  # devices on which a compiled program loops by itself
 
@@ -39,17 +38,6 @@ def unsupported(problem: SolveProblem) -> str:
     return ""
 
 
-def not_differentiable(problem: SolveProblem, gradient: Gradient) -> str:
-    """What stands in the way of a compiled gradient; empty if nothing does."""
-    if gradient.name not in GRADIENTS:
-        return f"gradient={gradient.name!r} for adaptive steps, only {' and '.join(GRADIENTS)}"
-    if problem.per_sample or problem.ts.requires_grad:
-        return "gradients of the times or with per_sample=True"
-    if problem.save_at != "end" and problem.ts.shape[-1] > 2:
-        return "gradients of states before the last"
-    return ""
-
-
 def solve_compiled(problem: SolveProblem) -> Solution:
     """The solution with flat states, without gradients.
 
@@ -57,62 +45,49 @@ def solve_compiled(problem: SolveProblem) -> Solution:
         CannotCapture: if the field cannot be compiled.
     """
     outcome, settings = run(problem, problem.ts, problem.y)
-    return _solution(problem, settings, outcome)
+    return solution_of(problem, settings, outcome)
 
 
-def solve_recorded(problem: SolveProblem, gradient: Gradient) -> Solution | None:
-    """The state at the end, differentiable: the steps are found by the compiled loop and taken once more in compiled
-    chunks, through which autograd goes. None if there were more steps than are recorded.
-
-    Raises:
-        CannotCapture: if the field cannot be compiled.
-    """
-    outcome, settings = run(problem, problem.ts, problem.y, record=True)
-    found = _solution(problem, settings, outcome)
-    accepted = int(outcome.clock.accepted)
-    if not found.success or accepted > RECORDED:
-        return None
-    assert outcome.times is not None
-    # steps of size zero fill the last chunk: its length is compiled in
-    size = chunk_of(settings.tableau)
-    filled = -(-accepted // size) * size
-    grid = torch.cat([outcome.times[: accepted + 1], outcome.times[accepted].expand(filled - accepted)])
-    end, calls = through_chunks(problem, gradient, settings.tableau, grid)
-    found.ys = torch.stack([problem.y, end])[-len(found.ys) :]
-    found.stats.nfe += calls
-    return found
-
-
-def run(problem: SolveProblem, ts: Tensor, y: Tensor, record: bool = False) -> tuple[Outcome, LoopSettings]:
+def run(problem: SolveProblem, ts: Tensor, y: Tensor) -> tuple[Outcome, LoopSettings]:
     """The program's outcome; see `solve_compiled`."""
-    solver, flat = problem.solver, problem.flat
-    assert isinstance(solver, Adaptive)
     outputs = problem.save_at != "end" and ts.shape[-1] > 2
+    settings = settings_of(problem, outputs)
     if not outputs and ts.shape[-1] > 2:
         ts = ts[..., :: ts.shape[-1] - 1]
-    tableau = _method(solver)
-    assert isinstance(tableau, ButcherTableau)
-    settings = LoopSettings(
-        tableau, solver.controller, solver.min_step, solver.max_step, solver.norm, problem.direction, solver.per_sample,
-        solver.first_step is not None, _shapeless(flat.layout), outputs, record,
-    )  # fmt: skip
     ts = ts.detach()
     if outputs:  # their number is not compiled in
         torch._dynamo.maybe_mark_dynamic(ts, ts.dim() - 1)
-    inputs = Inputs(
-        y.detach(),
-        ts,
-        _value(tolerance("rtol", solver.rtol, flat.layout, y), y),
-        _value(tolerance("atol", solver.atol, flat.layout, y), y),
-        torch.tensor(solver.first_step or 0.0, dtype=torch.float64, device=y.device),
-        torch.tensor(solver.max_steps, device=y.device),
-        torch.tensor(ts.shape[-1] - 1, device=y.device),
-    )
+    flat = problem.flat
+    inputs = Inputs(y.detach(), ts, *numbers_of(problem), torch.tensor(ts.shape[-1] - 1, device=y.device))
     key = ("adaptive", capture.kind_of(flat.func), settings, y.device.type, y.dim())
     with torch.no_grad():
-        if y.device.type not in LOOPS_ON and not record:
+        if y.device.type not in LOOPS_ON:
             return solve_with_host_loop(settings, flat.func, flat.args, inputs, key), settings
         return capture.call(lambda: _program(settings), key, flat.func, flat.args, inputs), settings
+
+
+def settings_of(problem: SolveProblem, outputs: bool) -> LoopSettings:
+    """What is compiled into the problem's loop."""
+    solver = problem.solver
+    assert isinstance(solver, Adaptive)
+    tableau = _method(solver)
+    assert isinstance(tableau, ButcherTableau)
+    return LoopSettings(
+        tableau, solver.controller, solver.min_step, solver.max_step, solver.norm, problem.direction, solver.per_sample,
+        solver.first_step is not None, _shapeless(problem.flat.layout), outputs,
+    )  # fmt: skip
+
+
+def numbers_of(problem: SolveProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The program's inputs rtol, atol, first_step and max_steps."""
+    solver, layout, y = problem.solver, problem.flat.layout, problem.y
+    assert isinstance(solver, Adaptive)
+    return (
+        _value(tolerance("rtol", solver.rtol, layout, y), y),
+        _value(tolerance("atol", solver.atol, layout, y), y),
+        torch.tensor(solver.first_step or 0.0, dtype=torch.float64, device=y.device),
+        torch.tensor(solver.max_steps, device=y.device),
+    )
 
 
 def _program(settings: LoopSettings) -> types.FunctionType:
@@ -137,7 +112,7 @@ def _value(x: float | Tensor, y: Tensor) -> Tensor:
     return x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64, device=y.device)
 
 
-def _solution(problem: SolveProblem, settings: LoopSettings, outcome: Outcome) -> Solution:
+def solution_of(problem: SolveProblem, settings: LoopSettings, outcome: Outcome) -> Solution:
     clock, ts = outcome.clock, problem.ts
     ys = outcome.ys
     per_step = settings.tableau.stages - 1 + (not settings.tableau.fsal)

@@ -1,7 +1,8 @@
 """Fixed-step solves compiled in chunks of a few unrolled steps, forward and backward.
 
-The Python loop around the chunks costs microseconds per chunk. Autograd goes through the compiled chunks;
-gradient="checkpoint" keeps the state before each chunk and runs the chunk again in the backward pass.
+The Python loop around the chunks costs microseconds per chunk. Autograd goes through the compiled chunks; the gradients
+that take steps again are in `recorded`, but for gradient="checkpoint" on devices where a program does not loop by itself:
+there the state before each chunk is kept and the chunk is run again.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from ..solver import FixedStep, method_of
 from ..state import StateLayout
 from ..step import runge_kutta_step, stage_times
 from ..tableau import ButcherTableau
-from . import capture
+from . import capture, recorded
+from .adaptive import LOOPS_ON
 
 EVALUATIONS = 16  # of the field unrolled into one program: its compilation takes longer than in proportion
-GRADIENTS = ("autograd", "checkpoint")
 
 
 def chunk_of(tableau: ButcherTableau) -> int:
@@ -34,7 +35,7 @@ def chunk_of(tableau: ButcherTableau) -> int:
     return max(1, EVALUATIONS // tableau.stages)
 
 
-def unsupported(problem: SolveProblem, gradient: Gradient, differentiates: bool) -> str:
+def unsupported(problem: SolveProblem) -> str:
     """What of a fixed-step problem a compiled solve cannot do; empty if it can."""
     solver = problem.solver
     assert isinstance(solver, FixedStep)
@@ -42,15 +43,11 @@ def unsupported(problem: SolveProblem, gradient: Gradient, differentiates: bool)
         return f"method {getattr(solver.method, 'name', solver.method)!r}, only explicit Runge-Kutta methods"
     if solver.perturb:
         return "perturb=True"
-    if differentiates and gradient.name not in GRADIENTS:
-        return f"gradient={gradient.name!r} for fixed steps, only {' and '.join(GRADIENTS)}"
-    if differentiates and problem.ts.requires_grad:
-        return "gradients of the times"
     return "" if _places(problem) is not None else "output times between the grid's points"
 
 
-def solve_compiled(problem: SolveProblem, gradient: Gradient) -> Solution:
-    """The solution with flat states.
+def solve_compiled(problem: SolveProblem, gradient: Gradient, differentiated: bool) -> Solution:
+    """The solution with flat states, and with its gradient where it is to be differentiated.
 
     Raises:
         CannotCapture: if the field cannot be compiled.
@@ -58,26 +55,28 @@ def solve_compiled(problem: SolveProblem, gradient: Gradient) -> Solution:
     found = _places(problem)
     assert found is not None
     grid, places = found
+    if differentiated and gradient.name != "autograd" and problem.y.device.type in LOOPS_ON:
+        return recorded.solve_fixed(problem, gradient, grid, places)
     tableau: Any = method_of(problem.solver.method)  # type: ignore[union-attr]
     steps = len(grid) - 1
     every = any(place % chunk_of(tableau) for place in places if place < steps)
     states: dict[int, Tensor] = {0: problem.y}
-    _, nfe = through_chunks(problem, gradient, tableau, grid, states, every)
+    nfe = _through_chunks(problem, gradient, tableau, grid, states, every)
     ys = torch.stack([states[place] for place in places])
     status = torch.where(torch.isfinite(ys[-1].detach()).all(), int(Status.SUCCESS), int(Status.NON_FINITE))
     return Solution(problem.ts, ys, Stats(nfe, steps), status)
 
 
-def through_chunks(
+def _through_chunks(
     problem: SolveProblem,
     gradient: Gradient,
     tableau: ButcherTableau,
     grid: Tensor,
-    states: dict[int, Tensor] | None = None,
-    every: bool = False,
-) -> tuple[Tensor, int]:
-    """The state at the end of the grid [N + 1], and how often the field was called. Those on the way go into `states`
-    by their place on the grid: all with `every`, else one per chunk.
+    states: dict[int, Tensor],
+    every: bool,
+) -> int:
+    """How often the field was called. The states along the grid [N + 1] go into `states` by their place: all with `every`,
+    else one per chunk.
     """
     flat, y = problem.flat, problem.y
     layout = flat.layout if flat.layout.spec is not None else StateLayout(None, (), (), flat.layout.batch_dims)
@@ -87,16 +86,17 @@ def through_chunks(
         length = min(size, steps - start)
         key = ("fixed", capture.kind_of(flat.func), tableau, layout, length, every, y.device.type, y.dim())
 
-        def chunk(y: Tensor, times: Tensor, length: int = length, key: Any = key) -> tuple[Tensor, ...]:
-            build = lambda: _program(tableau, layout, length, every)  # noqa: E731
-            return capture.call(build, key, flat.func, flat.args, y, times, loops=False)
+        def build(length: int = length) -> types.FunctionType:
+            return _program(tableau, layout, length, every)
+
+        def chunk(y: Tensor, times: Tensor, build: Any = build, key: Any = key) -> tuple[Tensor, ...]:
+            return capture.call(build, key, flat.func, flat.args, y, times, loops=False)  # type: ignore[no-any-return]
 
         part = grid[start : start + length + 1]
         reached = checkpoint(chunk, y, part, use_reentrant=False) if recompute else chunk(y, part)
         y = reached[-1]
-        if states is not None:
-            states.update(zip(range(start + 1, start + length + 1), reached) if every else [(start + length, y)])
-    return y, steps * (tableau.stages - tableau.fsal) + tableau.fsal * -(-steps // size)
+        states.update(zip(range(start + 1, start + length + 1), reached) if every else [(start + length, y)])
+    return steps * (tableau.stages - tableau.fsal) + tableau.fsal * -(-steps // size)
 
 
 def _places(problem: SolveProblem) -> tuple[Tensor, list[int]] | None:

@@ -28,8 +28,6 @@ from ..state import StateLayout
 from ..step import over_state
 from ..tableau import ButcherTableau, Row
 
-RECORDED = 4096  # accepted steps that are recorded at most
-
 
 @dataclass(frozen=True)
 class LoopSettings:
@@ -43,7 +41,6 @@ class LoopSettings:
         given_step: whether the first size is given.
         layout: of the state.
         outputs: whether states at times before the last are wanted.
-        record: whether the times of accepted steps are wanted (one clock, no outputs).
         dense: rows [stages][degree] of the tableau's dense output.
     """
 
@@ -57,7 +54,6 @@ class LoopSettings:
     given_step: bool
     layout: StateLayout
     outputs: bool
-    record: bool = False
     dense: tuple[Row, ...] = ()
 
     def __post_init__(self) -> None:
@@ -83,14 +79,11 @@ class Inputs(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """States [T, *state] at the output times (NaN where not reached), the clock at the end, the iterations, and where
-    steps are recorded, the start and the times that they ended at [RECORDED + 1].
-    """
+    """States [T, *state] at the output times (NaN where not reached), the clock at the end and the iterations."""
 
     ys: Tensor
     clock: Clock
     iterations: Tensor
-    times: Tensor | None = None
 
 
 def solve_adaptive(settings: LoopSettings, func: Callable[..., Any], args: tuple[Any, ...], inputs: Inputs) -> Outcome:
@@ -98,7 +91,7 @@ def solve_adaptive(settings: LoopSettings, func: Callable[..., Any], args: tuple
     field = FlatField(func, settings.layout, args).evaluate
     stepper, clock = start(settings, field, inputs)
     if not settings.outputs:
-        return to_the_end(stepper, clock, inputs.y0, settings.record)
+        return to_the_end(stepper, clock, inputs.y0)
     if settings.per_sample:
         return at_times_per_sample(stepper, settings.dense, clock, inputs)
     return at_times(stepper, settings.dense, clock, inputs)
@@ -126,21 +119,16 @@ def start(settings: LoopSettings, field, inputs: Inputs) -> tuple[Stepper, Clock
     return stepper, stepper.start(t, size, y0.clone(), f)
 
 
-def to_the_end(stepper: Stepper, clock: Clock, y0: Tensor, record: bool) -> Outcome:
-    times = clock.t.repeat(RECORDED + 1) if record else None
-
+def to_the_end(stepper: Stepper, clock: Clock, y0: Tensor) -> Outcome:
     def running(iterations: Tensor, *clock: Tensor) -> Tensor:
         return (Clock(*clock).status == RUNNING).any()
 
     def advance(iterations: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
-        clock, step = stepper(Clock(*parts))
-        if times is not None:
-            times.index_put_((clock.accepted.clamp(max=RECORDED)[None],), step.t1[None])
-        return _fresh(iterations + 1, *clock)
+        return _fresh(iterations + 1, *stepper(Clock(*parts))[0])
 
     iterations, *found = while_loop(running, advance, _fresh(_zero(clock), *clock))
     clock = Clock(*found)
-    return Outcome(torch.stack([y0, _where_arrived(clock.status == 0, clock.y)]), clock, iterations, times)
+    return Outcome(torch.stack([y0, _where_arrived(clock.status == 0, clock.y)]), clock, iterations)
 
 
 def at_times(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, inputs: Inputs) -> Outcome:

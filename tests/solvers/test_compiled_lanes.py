@@ -9,7 +9,7 @@ from torch._dynamo.utils import counters
 
 from odenets import solve
 from odenets.solvers import InputError, Status
-from odenets.solvers.compiled import adaptive, capture, lanes
+from odenets.solvers.compiled import adaptive, capture, lanes, recorded
 
 F64 = torch.float64
 MISSING = capture.why_unavailable("cpu")
@@ -25,6 +25,7 @@ def only_lanes(monkeypatch):
     """No solve of these tests may fall back to the program of tensors."""
     capture.clear()
     monkeypatch.setattr(adaptive, "run", None)
+    monkeypatch.setattr(recorded, "solve_adaptive", None)
     yield
     capture.clear()
 

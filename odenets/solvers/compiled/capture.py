@@ -167,7 +167,7 @@ def _about_the_users(guards: Sequence[Any]) -> list[bool]:
 
 def _explanation(error: BaseException, field: Any) -> str:
     """One line: where in the field's own code capture stopped, and why."""
-    text = str(error).strip()
+    text = str(getattr(error, "inner_exception", error)).strip()
     reason = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     if "data-dependent" in text or ".item()" in text or "Tensor.item" in text:
         reason = "what is computed depends on a tensor's value (.item(), if, while); torch.where does not"

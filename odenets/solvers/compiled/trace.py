@@ -190,7 +190,7 @@ class _Backend:
         copies: dict[Any, Any] = {}
         graph.graph_copy(captured.graph, copies)
         graph.output(copies[slope])
-        graph.eliminate_dead_code()
+        graph.erase_node(copies[stand_in])
         used = [i for i, node in enumerate(placeholders) if i not in at and copies[node].users]
         trained = [
             k for k, i in enumerate(used) if isinstance(examples[i], Tensor) and examples[i].requires_grad

@@ -22,7 +22,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-FOLDERS = ("coefficients", "delta", "depth_mix", "generator", "mhc", "runge_kutta", "sinkhorn")
+FOLDERS = (
+    "coefficients", "delta", "delta_compress", "depth_mix", "expand_project", "generator", "mhc", "runge_kutta",
+    "sinkhorn",
+)  # fmt: skip
 TARGET = GPUTarget("cuda", 90, 32)
 TOKENS = 8192
 TYPES = {
@@ -38,23 +41,34 @@ def of(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def launches() -> Iterator[tuple[str, Callable[[], Any]]]:
     """(label, call of a launcher) for sizes as models have them."""
     modules = (importlib.import_module(f"odenets.kernels.{f}.triton") for f in FOLDERS)
-    coefficients, delta, depth, generator, mhc, rk, sinkhorn = modules
+    coefficients, delta, compress, depth, joined, generator, mhc, rk, sinkhorn = modules
     for d, dv, dtype in ((2560, 4, torch.bfloat16), (7168, 1, torch.float32), (64, 1, torch.bfloat16)):
         x, k, v, beta, e = of(d, dv, dtype=dtype), of(d, dtype=dtype), of(dv, dtype=dtype), of(), of(dv)
         yield f"delta {d} x {dv}", lambda x=x, k=k, v=v, beta=beta: delta.forward(x, k, v, beta, 1e-5)
         yield f"delta {d} x {dv}", lambda x=x, k=k, e=e, beta=beta: delta.undo(x, k, e, beta, None)
         yield f"delta {d} x {dv}", lambda x=x, k=k, v=v, beta=beta, e=e: delta.backward(x, e, x, k, v, beta, 1e-5)
+        w, gain = torch.empty(d, dv, device="meta"), torch.empty(d, device="meta")
+        parts = (x, k, v, beta, w, gain)
+        yield f"delta {d} x {dv}", lambda parts=parts: compress.forward(*parts, 1e-5, 1e-6)
+        yield (
+            f"delta {d} x {dv}",
+            lambda k=k, parts=parts, e=e: compress.backward(parts[0], k, *parts, e, of(), of(), 1e-5),
+        )
     for n, C, dtype in ((4, 2560, torch.bfloat16), (4, 7168, torch.float32), (8, 1280, torch.bfloat16)):
         x, row, u, square = of(n, C, dtype=dtype), of(n), of(C, dtype=dtype), of(n, n)
         N = n * n + 2 * n
         phi = torch.empty(n * C, N, device="meta")
         flat = x.flatten(1)
         yield f"streams {n} x {C}", lambda x=x, row=row: mhc.aggregate(x, row)
-        yield f"streams {n} x {C}", lambda u=u, x=x, row=row: mhc.aggregate_backward(u, x, row)
+        yield f"streams {n} x {C}", lambda u=u, x=x, row=row: mhc.aggregate_backward(u, x, x, row)
         yield f"streams {n} x {C}", lambda x=x, s=square, row=row, u=u: mhc.expand(x, s, row, u)
         yield f"streams {n} x {C}", lambda x=x, s=square, row=row, u=u: mhc.expand_backward(x, x, s, row, u)
         yield f"streams {n} x {C}", lambda flat=flat, phi=phi: mhc.project(flat, phi)
         yield f"streams {n} x {C}", lambda f=flat, phi=phi, N=N: mhc.project_backward(of(N), of(), f, phi)
+        if n <= 4:
+            parts = (x, square, row, u, phi)
+            yield f"streams {n} x {C}", lambda parts=parts: joined.forward(*parts)
+            yield f"streams {n} x {C}", lambda N=N, parts=parts: joined.backward(parts[0], of(N), of(), *parts)
     for n in (4, 8):
         m = of(n, n)
         yield f"matrices {n} x {n}", lambda m=m: generator.resolvent(m)

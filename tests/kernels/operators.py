@@ -10,9 +10,11 @@ from torch import Tensor
 from odenets.flows.linear import generator_basis, generator_from_rates
 from odenets.kernels.coefficients import coefficients
 from odenets.kernels.delta import delta
+from odenets.kernels.delta_compress import delta_compress
 from odenets.kernels.depth_mix import attend, mix
+from odenets.kernels.expand_project import expand_project
 from odenets.kernels.generator import exponential, resolvent
-from odenets.kernels.mhc import aggregate, expand, project
+from odenets.kernels.mhc import aggregate, aggregate_through, expand, project
 from odenets.kernels.runge_kutta import finish, stage_sum
 from odenets.kernels.sinkhorn import sinkhorn
 
@@ -43,6 +45,15 @@ def _delta(tokens, d, dv):
     return {"x": normal(*tokens, d, dv), "k": normal(*tokens, d), "v": normal(*tokens, dv), "beta": normal(*tokens)}
 
 
+def _delta_and_next(tokens, d, dv):
+    return _delta(tokens, d, dv) | {"weight": normal(d, dv), "gain": normal(d)}
+
+
+def _aggregate_and_double(x, pre, backend):
+    u, x = aggregate_through(x, pre, backend)
+    return u, 2 * x
+
+
 def _generators(tokens, n):
     basis = generator_basis(n, "cyclic").to(DEVICE)
     return {"m": generator_from_rates(2 * torch.rand(*tokens, len(basis), device=DEVICE), basis)}
@@ -71,8 +82,21 @@ OPERATORS = {
     "delta given k": Operator(
         lambda k, **rest: delta(k=k / 6, eps=None, **rest), _delta, [(33, 2)], frozenset({"beta"})
     ),
+    "delta_compress": Operator(
+        delta_compress, _delta_and_next, [(63, 3), (600, 4), (7, 1)], frozenset({"beta", "weight", "gain"})
+    ),
+    "delta_compress given k": Operator(
+        lambda k, **rest: delta_compress(k=k / 6, eps=None, **rest), _delta_and_next, [(33, 2)],
+        frozenset({"beta", "weight", "gain"}),
+    ),
     "aggregate": Operator(
         aggregate, lambda t, n, c: {"x": normal(*t, n, c), "pre": normal(*t, n)}, [(4, 63), (3, 127), (1, 1)]
+    ),
+    "aggregate_through": Operator(
+        _aggregate_and_double,
+        lambda t, n, c: {"x": normal(*t, n, c), "pre": normal(*t, n)},
+        [(4, 63)],
+        frozenset({"pre"}),
     ),
     "expand": Operator(
         expand,
@@ -87,6 +111,15 @@ OPERATORS = {
         lambda t, n, c: {"x": normal(*t, n, c), "phi": normal(n * c, n * n + 2 * n)},
         [(4, 63), (3, 17), (1, 1)],
         frozenset({"phi"}),
+    ),
+    "expand_project": Operator(
+        expand_project,
+        lambda t, n, c: {
+            "x": normal(*t, n, c), "mixing": normal(*t, n, n), "post": normal(*t, n), "f": normal(*t, c),
+            "phi": normal(n * c, n * n + 2 * n),
+        },
+        [(4, 63), (3, 17), (5, 3), (1, 1)],
+        frozenset({"mixing", "post", "phi"}),
     ),
     "sinkhorn": Operator(sinkhorn, lambda t, n: {"logits": normal(*t, n, n)}, [(4,), (3,), (1,)]),
     "sinkhorn of huge logits": Operator(sinkhorn, lambda t, n: {"logits": 40 * normal(*t, n, n)}, [(4,)]),

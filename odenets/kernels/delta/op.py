@@ -26,10 +26,10 @@ def delta(
     Raises:
         ValueError: for shapes that do not fit, or a backend that cannot run.
     """
-    tokens = _check(x, k, v, beta, "v")
+    tokens = check_parts(x, k, v, beta, "v")
     if choose("delta", backend, x, k, v, beta) == "reference":
         return reference.delta(x, k, v, beta, eps)
-    flat = _flat(tokens, x, k, v, beta)
+    flat = flattened(tokens, x, k, v, beta)
     out, e = _forward(*flat, eps)
     return out.view(x.shape), e.view(*tokens, v.shape[-1])
 
@@ -41,14 +41,14 @@ def delta_undo(
 
     Not differentiable. Good to rounding at every beta, where the algebraic inverse divides by 1 - beta.
     """
-    tokens = _check(x, k, e, beta, "e")
+    tokens = check_parts(x, k, e, beta, "e")
     with torch.no_grad():
         if choose("delta", backend, x, k, e, beta) == "reference":
             return reference.delta_undo(x, k, e, beta, eps)
-        return _undo(*_flat(tokens, x, k, e, beta), eps).view(x.shape)
+        return _undo(*flattened(tokens, x, k, e, beta), eps).view(x.shape)
 
 
-def _check(x: Tensor, k: Tensor, v: Tensor, beta: Tensor, name: str) -> torch.Size:
+def check_parts(x: Tensor, k: Tensor, v: Tensor, beta: Tensor, name: str) -> torch.Size:
     """The token dimensions; k, v and beta may lack them, or have 1 there."""
     tokens = x.shape[:-2]
     if x.dim() >= 2:
@@ -64,7 +64,7 @@ def _check(x: Tensor, k: Tensor, v: Tensor, beta: Tensor, name: str) -> torch.Si
     )
 
 
-def _flat(tokens: torch.Size, x: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
+def flattened(tokens: torch.Size, x: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
     def rows(a: Tensor, core: torch.Size) -> Tensor:
         return a.expand(*tokens, *core).reshape(-1, *core).contiguous()
 

@@ -14,7 +14,7 @@ CHUNK = 4096
 
 
 @triton.jit
-def _chunk(rows, alive, start, d, dv, D: tl.constexpr, V: tl.constexpr):
+def chunk(rows, alive, start, d, dv, D: tl.constexpr, V: tl.constexpr):
     """Offsets and masks of features start .. start + D: into k [R, D] and into X [R, D, V]."""
     i, j = start + tl.arange(0, D), tl.arange(0, V)
     mk = alive[:, None] & (i < d)[None, :]
@@ -34,7 +34,7 @@ def forward_kernel(
     mv = alive[:, None] & (tl.arange(0, V) < dv)[None, :]
     along, squares = tl.zeros([R, D, V], tl.float32), tl.zeros([R, D], tl.float32)
     for start in range(0, d, D):
-        at_k, mk, at, mx = _chunk(rows, alive, start, d, dv, D, V)
+        at_k, mk, at, mx = chunk(rows, alive, start, d, dv, D, V)
         k = tl.load(k_ptr + at_k, mask=mk, other=0.0).to(tl.float32)
         x = tl.load(x_ptr + at, mask=mx, other=0.0, eviction_policy="evict_last").to(tl.float32)
         along += k[:, :, None] * x
@@ -47,7 +47,7 @@ def forward_kernel(
     e = v - scale[:, None] * tl.sum(along, 1)
     tl.store(e_ptr + at_v, e, mask=mv)
     for start in range(0, d, D):
-        at_k, mk, at, mx = _chunk(rows, alive, start, d, dv, D, V)
+        at_k, mk, at, mx = chunk(rows, alive, start, d, dv, D, V)
         k = tl.load(k_ptr + at_k, mask=mk, other=0.0).to(tl.float32)
         x = tl.load(x_ptr + at, mask=mx, other=0.0, eviction_policy="evict_first").to(tl.float32)
         y = x + ((beta * scale)[:, None] * k)[:, :, None] * e[:, None, :]
@@ -66,14 +66,14 @@ def undo_kernel(
     if NORMALISE:
         squares = tl.zeros([R, D], tl.float32)
         for start in range(0, d, D):
-            at_k, mk, at, mx = _chunk(rows, alive, start, d, dv, D, V)
+            at_k, mk, at, mx = chunk(rows, alive, start, d, dv, D, V)
             k = tl.load(k_ptr + at_k, mask=mk, other=0.0).to(tl.float32)
             squares += k * k
         scale = 1.0 / tl.sqrt(tl.sum(squares, 1) + eps * eps)
     e = tl.load(e_ptr + rows[:, None] * dv + tl.arange(0, V)[None, :], mask=mv, other=0.0).to(tl.float32)
     beta = tl.load(beta_ptr + rows, mask=alive, other=0.0).to(tl.float32)
     for start in range(0, d, D):
-        at_k, mk, at, mx = _chunk(rows, alive, start, d, dv, D, V)
+        at_k, mk, at, mx = chunk(rows, alive, start, d, dv, D, V)
         k = tl.load(k_ptr + at_k, mask=mk, other=0.0).to(tl.float32)
         x = tl.load(x_ptr + at, mask=mx, other=0.0).to(tl.float32)
         y = x - ((beta * scale)[:, None] * k)[:, :, None] * e[:, None, :]
@@ -92,7 +92,7 @@ def backward_kernel(
     along_x, along_g = tl.zeros([R, D, V], tl.float32), tl.zeros([R, D, V], tl.float32)
     squares = tl.zeros([R, D], tl.float32)
     for start in range(0, d, D):
-        at_k, mk, at, mx = _chunk(rows, alive, start, d, dv, D, V)
+        at_k, mk, at, mx = chunk(rows, alive, start, d, dv, D, V)
         k = tl.load(k_ptr + at_k, mask=mk, other=0.0).to(tl.float32)
         along_x += k[:, :, None] * tl.load(x_ptr + at, mask=mx, other=0.0, eviction_policy="evict_last").to(tl.float32)
         along_g += k[:, :, None] * tl.load(g_ptr + at, mask=mx, other=0.0, eviction_policy="evict_last").to(tl.float32)
@@ -113,7 +113,7 @@ def backward_kernel(
     tl.store(dv_ptr + at_v, de.to(dv_ptr.dtype.element_ty), mask=mv)
     tl.store(dbeta_ptr + rows, tl.sum(kg * e, 1).to(dbeta_ptr.dtype.element_ty), mask=alive)
     for start in range(0, d, D):
-        at_k, mk, at, mx = _chunk(rows, alive, start, d, dv, D, V)
+        at_k, mk, at, mx = chunk(rows, alive, start, d, dv, D, V)
         k = scale[:, None] * tl.load(k_ptr + at_k, mask=mk, other=0.0).to(tl.float32)
         x = tl.load(x_ptr + at, mask=mx, other=0.0, eviction_policy="evict_first").to(tl.float32)
         g = tl.load(g_ptr + at, mask=mx, other=0.0, eviction_policy="evict_first").to(tl.float32)

@@ -23,10 +23,26 @@ def aggregate(x: Tensor, pre: Tensor, backend: str = "auto") -> Tensor:
     Raises:
         ValueError: for shapes that do not fit, or a backend that cannot run.
     """
-    _check("aggregate", x, {"pre": (pre, (x.shape[-2],))})
+    check_parts("aggregate", x, {"pre": (pre, (x.shape[-2],))})
     if _choose("aggregate", backend, x, pre) == "reference":
         return reference.aggregate(x, pre)
-    return _aggregate(*_flat(x, (x, 2), (pre, 1))).view(*x.shape[:-2], x.shape[-1])
+    return _aggregate(*flat(x, (x, 2), (pre, 1))).view(*x.shape[:-2], x.shape[-1])
+
+
+def aggregate_through(x: Tensor, pre: Tensor, backend: str = "auto") -> tuple[Tensor, Tensor]:
+    """`aggregate`, and X itself for what else is done with it: the gradient of X from there is then added in the pass
+    that writes this one, where autograd would read both and write a third.
+
+    Args, errors: as for `aggregate`.
+
+    Returns:
+        u [.., C] and x.
+    """
+    check_parts("aggregate", x, {"pre": (pre, (x.shape[-2],))})
+    if _choose("aggregate", backend, x, pre) == "reference":
+        return reference.aggregate(x, pre), x
+    u, through = _Through.apply(*flat(x, (x, 2), (pre, 1)))
+    return u.view(*x.shape[:-2], x.shape[-1]), through.view(x.shape)
 
 
 def expand(x: Tensor, mixing: Tensor, post: Tensor, f: Tensor, backend: str = "auto") -> Tensor:
@@ -46,10 +62,10 @@ def expand(x: Tensor, mixing: Tensor, post: Tensor, f: Tensor, backend: str = "a
         ValueError: for shapes that do not fit, or a backend that cannot run.
     """
     n, C = x.shape[-2:]
-    _check("expand", x, {"mixing": (mixing, (n, n)), "post": (post, (n,)), "f": (f, (C,))})
+    check_parts("expand", x, {"mixing": (mixing, (n, n)), "post": (post, (n,)), "f": (f, (C,))})
     if _choose("expand", backend, x, mixing, post, f) == "reference":
         return reference.expand(x, mixing, post, f)
-    return _expand(*_flat(x, (x, 2), (mixing, 2), (post, 1), (f, 1))).view(x.shape)
+    return _expand(*flat(x, (x, 2), (mixing, 2), (post, 1), (f, 1))).view(x.shape)
 
 
 def project(x: Tensor, phi: Tensor, backend: str = "auto") -> tuple[Tensor, Tensor]:
@@ -83,7 +99,7 @@ def _choose(operator: str, backend: str, x: Tensor, *others: Tensor) -> str:
     return choose(operator, backend, x, *others)
 
 
-def _check(name: str, x: Tensor, parts: dict[str, tuple[Tensor, tuple[int, ...]]]) -> None:
+def check_parts(name: str, x: Tensor, parts: dict[str, tuple[Tensor, tuple[int, ...]]]) -> None:
     fits = x.dim() >= 2
     for part, core in parts.values():
         tokens = part.shape[: part.dim() - len(core)]
@@ -96,7 +112,7 @@ def _check(name: str, x: Tensor, parts: dict[str, tuple[Tensor, tuple[int, ...]]
         )
 
 
-def _flat(x: Tensor, *parts: tuple[Tensor, int]) -> list[Tensor]:
+def flat(x: Tensor, *parts: tuple[Tensor, int]) -> list[Tensor]:
     """Every part as contiguous [tokens, *core]; the number gives its core dimensions."""
     tokens = x.shape[:-2]
     cores = [(part, part.shape[part.dim() - dims :]) for part, dims in parts]
@@ -116,14 +132,14 @@ def _(x, pre):
 
 
 @torch.library.custom_op("odenets::aggregate_backward", mutates_args=())
-def _aggregate_backward(g: Tensor, x: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
+def _aggregate_backward(g: Tensor, gx: Tensor | None, x: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
     from odenets.kernels.mhc import triton
 
-    return triton.aggregate_backward(g.contiguous(), x, pre)
+    return triton.aggregate_backward(g.contiguous(), None if gx is None else gx.contiguous(), x, pre)
 
 
 @_aggregate_backward.register_fake
-def _(g, x, pre):
+def _(g, gx, x, pre):
     return torch.empty_like(x), torch.empty_like(pre)
 
 
@@ -181,6 +197,19 @@ def _save(ctx, inputs, output) -> None:
     ctx.save_for_backward(*inputs)
 
 
-_aggregate.register_autograd(lambda ctx, g: _aggregate_backward(g, *ctx.saved_tensors), setup_context=_save)
+class _Through(torch.autograd.Function):
+    """(x, pre) -> (u, x). A custom operator may not return its input."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, pre)
+        return _aggregate(x, pre), x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, g: Tensor, gx: Tensor) -> tuple[Tensor, Tensor]:
+        return _aggregate_backward(g, gx, *ctx.saved_tensors)
+
+
+_aggregate.register_autograd(lambda ctx, g: _aggregate_backward(g, None, *ctx.saved_tensors), setup_context=_save)
 _expand.register_autograd(lambda ctx, g: _expand_backward(g, *ctx.saved_tensors), setup_context=_save)
 _project.register_autograd(lambda ctx, gm, gs: _project_backward(gm, gs, *ctx.saved_tensors), setup_context=_save)

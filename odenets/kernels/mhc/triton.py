@@ -22,8 +22,10 @@ def aggregate_kernel(x_ptr, pre_ptr, out_ptr, C, N: tl.constexpr, BLOCK: tl.cons
 
 @triton.jit
 def aggregate_backward_kernel(
-    g_ptr, x_ptr, pre_ptr, dx_ptr, dpre_ptr, C, N: tl.constexpr, M: tl.constexpr, BLOCK: tl.constexpr
-):
+    g_ptr, gx_ptr, x_ptr, pre_ptr, dx_ptr, dpre_ptr, C,
+    THROUGH: tl.constexpr, N: tl.constexpr, M: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """THROUGH: X has a gradient from elsewhere, which is added on the way."""
     token = tl.program_id(0).to(tl.int64)
     n = tl.arange(0, M)
     present = n < N
@@ -35,7 +37,10 @@ def aggregate_backward_kernel(
         at = (token * N + n[:, None]) * C + c[None, :]
         g = tl.load(g_ptr + token * C + c, mask=c < C, other=0.0).to(tl.float32)
         x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        tl.store(dx_ptr + at, (pre[:, None] * g[None, :]).to(dx_ptr.dtype.element_ty), mask=inside)
+        dx = pre[:, None] * g[None, :]
+        if THROUGH:
+            dx += tl.load(gx_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=inside)
         total += x * g[None, :]
     tl.store(dpre_ptr + token * N + n, tl.sum(total, 1).to(dpre_ptr.dtype.element_ty), mask=present)
 
@@ -92,7 +97,7 @@ def expand_backward_kernel(
 
 
 @triton.jit
-def _product(a, b, acc, FIRST_IS_HALF: tl.constexpr, INTERPRETED: tl.constexpr):
+def product(a, b, acc, FIRST_IS_HALF: tl.constexpr, INTERPRETED: tl.constexpr):
     """acc + a b on the tensor cores, a and b float32. If a holds bfloat16 values, b goes in as the sum of two of them
     (to 2^-17); otherwise both as three tensor-float products (to about float32).
 
@@ -127,7 +132,7 @@ def project_kernel(
         x = tl.load(x_ptr + rows[:, None] * K + k[None, :], mask=inside, other=0.0).to(tl.float32)
         wanted = (k < K)[:, None] & (columns < N)[None, :]
         phi = tl.load(phi_ptr + k[:, None] * N + columns[None, :], mask=wanted, other=0.0).to(tl.float32)
-        acc = _product(x, phi, acc, x_ptr.dtype.element_ty == tl.bfloat16, INTERPRETED)
+        acc = product(x, phi, acc, x_ptr.dtype.element_ty == tl.bfloat16, INTERPRETED)
         square += x * x
     out = (rows < tokens)[:, None] & (columns < N)[None, :]
     tl.store(m_ptr + rows[:, None] * N + columns[None, :], acc, mask=out)
@@ -158,9 +163,9 @@ def project_backward_kernel(
         there = alive[:, None] & (columns < N)[None, :]
         gm = tl.load(gm_ptr + rows[:, None] * N + columns[None, :], mask=there, other=0.0).to(tl.float32)
         gs = tl.load(gs_ptr + rows, mask=alive, other=0.0).to(tl.float32)
-        dx = _product(gm, transposed, x * (2.0 * gs / K)[:, None], False, INTERPRETED)
+        dx = product(gm, transposed, x * (2.0 * gs / K)[:, None], False, INTERPRETED)
         tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), mask=inside)
-        dphi = _product(tl.trans(x), gm, dphi, x_ptr.dtype.element_ty == tl.bfloat16, INTERPRETED)
+        dphi = product(tl.trans(x), gm, dphi, x_ptr.dtype.element_ty == tl.bfloat16, INTERPRETED)
     at = (split.to(tl.int64) * K + k[:, None]) * N + columns[None, :]
     tl.store(partial_ptr + at, dphi, mask=wanted)
 
@@ -180,14 +185,17 @@ def aggregate(x: Tensor, pre: Tensor) -> Tensor:
     return out
 
 
-def aggregate_backward(g: Tensor, x: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
-    """dX and dpre from the gradient [tokens, C] of u."""
+def aggregate_backward(g: Tensor, gx: Tensor | None, x: Tensor, pre: Tensor) -> tuple[Tensor, Tensor]:
+    """dX and dpre from the gradient [tokens, C] of u and, unless None, another one of X to add to."""
     tokens, n, C = x.shape
     dx, dpre = torch.empty_like(x), torch.empty_like(pre)
     if x.numel():
         M, block = triton.next_power_of_2(n), _columns(C, 1024)
         with on_device_of(x):
-            aggregate_backward_kernel[(tokens,)](g, x, pre, dx, dpre, C, N=n, M=M, BLOCK=block, num_warps=_warps(block))
+            aggregate_backward_kernel[(tokens,)](
+                g, g if gx is None else gx, x, pre, dx, dpre, C,
+                THROUGH=gx is not None, N=n, M=M, BLOCK=block, num_warps=_warps(block),
+            )  # fmt: skip
     return dx, dpre
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from odenets import solve
-from odenets.solvers import InputError
+from odenets.solvers import InputError, SolveError
 from odenets.solvers.compiled import capture, lanes, recorded
 from odenets.solvers.gradients import Recursive
 
@@ -123,6 +123,68 @@ def test_fixed_steps(solver, gradient):
 def test_clock_per_sample(ts):
     """Samples that have arrived take steps of size zero while others go on."""
     same_as_eager(Pendulum(), ts, solver="bosh3", per_sample=True, rtol=1e-5, atol=1e-5)
+
+
+def test_adjoint_in_given_steps():
+    """Jumps of the adjoint at three output times; the parameters' gradient outside the state."""
+    same_as_eager(Pendulum(), TIMES[[0, 2, 3, 5]], solver="heun2", gradient="adjoint", step_size=0.0425)
+
+
+@SLOW
+@pytest.mark.parametrize("solver", ["adaptive_heun", "bosh3", "tsit5", "dopri5", "dopri8"])
+@pytest.mark.parametrize("ts", [TIMES, (1.5, 0.2)])
+def test_adjoint_takes_the_steps_of_the_eager_one(solver, ts):
+    tolerance = 1e-3 if solver == "adaptive_heun" else 1e-6
+    same_as_eager(Pendulum(), ts, solver=solver, gradient="adjoint", rtol=tolerance, atol=tolerance)
+    before = counters["stats"]["unique_graphs"]
+    (mine, _), (eager, _) = (
+        gradients(Growth(0.3), ts, mode, solver=solver, gradient="adjoint", rtol=1e-4, atol=tolerance)
+        for mode in ("solve", False)
+    )
+    assert mine.stats.accepted_backward == eager.stats.accepted_backward
+    assert mine.stats.rejected_backward == eager.stats.rejected_backward
+    assert counters["stats"]["unique_graphs"] <= before + 3  # the other class's
+
+
+@SLOW
+def test_adjoint_equals_the_closed_form():
+    _, found = gradients(Growth(), TIMES, "solve", solver="tsit5", gradient="adjoint", rtol=1e-9, atol=1e-9)
+    exponent = torch.sin(TIMES) - torch.sin(TIMES[0])
+    weights = torch.arange(1.0, 7.0, dtype=F64)
+    squares = torch.einsum("t,tbi->tbi", torch.exp(1.4 * exponent) * weights, (START**2)[None].expand(6, 3, 2))
+    assert torch.allclose(found[0], 2 * squares.sum(0) / START, rtol=1e-6)
+    assert torch.allclose(found[1], (2 * exponent[:, None, None] * squares).sum(), rtol=1e-6)
+
+
+@SLOW
+def test_adjoint_with_a_norm_a_tree_and_a_first_step():
+    def field(t, state):
+        return {"a": weight * torch.cos(t) * state["b"], "b": -state["a"] + t}
+
+    weight = torch.tensor([0.3, -0.2], dtype=F64, requires_grad=True)
+    state = {"a": torch.ones(2, dtype=F64), "b": torch.tensor([0.5, 1.5], dtype=F64)}
+    settings: dict = {"solver": "fehlberg2", "gradient": "adjoint", "params": (weight,), "first_step": 0.01}
+    for norm in (None, lambda state: state["a"].abs().max()):
+        found = []
+        for mode in ("solve", False):
+            ys = solve(
+                field, state, (0.0, 0.4, 1.0), compile=mode, rtol=1e-5, atol=(1e-5, 1e-4), norm=norm, **settings
+            ).ys
+            found += torch.autograd.grad((ys["a"][1] * ys["b"][2]).sum(), weight)
+        assert torch.allclose(*found, rtol=1e-10)
+
+
+@SLOW
+@pytest.mark.parametrize("settings", [{"solver": "bosh3", "rtol": 1e-3, "atol": 1e-3}, {"steps": 300}])
+def test_adjoint_that_loses_the_path_is_an_error(settings):
+    """y' = -20 y grows by e^60 on the way back."""
+
+    class Decay(Growth):
+        def forward(self, t, y):
+            return -20 * self.w * y
+
+    with pytest.raises(SolveError, match="lost the forward solve's path|backward solve of the adjoint failed"):
+        gradients(Decay(1.0), (0.0, 3.0), "solve", gradient="adjoint", **{"solver": "euler", **settings})
 
 
 @SLOW

@@ -16,10 +16,11 @@ from ..methods import ONE_STEP
 from ..solution import Solution
 from ..solver import Adaptive, FixedStep, Solver
 from ..tableau import ButcherTableau
-from . import adaptive, capture, fixed, lanes, recorded
+from . import adaptive, adjoint, capture, fixed, lanes, recorded
 from .differentiable import differentiates
 from .step import CompiledTableau
 
+GRADIENTS = ("autograd", "checkpoint", "recursive", "adjoint")
 MODES = (False, "step", "solve", "auto")
 
 
@@ -65,7 +66,8 @@ def solve_compiled(problem: SolveProblem, gradient: Gradient, mode: str) -> Solu
         if isinstance(problem.solver, FixedStep):
             return fixed.solve_compiled(problem, gradient, differentiated)
         if differentiated:
-            return recorded.solve_adaptive(problem, gradient)
+            solver = adjoint if gradient.name == "adjoint" else recorded
+            return solver.solve_adaptive(problem, gradient)
         return adaptive.solve_compiled(problem)
     except capture.CannotCapture as error:
         capture.warn_once(refusal, f"solved eagerly, as the vector field cannot be compiled. {error}")
@@ -97,7 +99,7 @@ def _not_differentiable(problem: SolveProblem, gradient: Gradient) -> str:
         return "gradients of the times"
     if problem.y.device.type not in adaptive.LOOPS_ON and isinstance(problem.solver, Adaptive):
         return f"gradients of adaptive steps on {problem.y.device.type}"
-    known = recorded.GRADIENTS if problem.y.device.type in adaptive.LOOPS_ON else recorded.GRADIENTS[:2]
+    known = GRADIENTS if problem.y.device.type in adaptive.LOOPS_ON else GRADIENTS[:2]
     if gradient.name not in known:
         return f"gradient={gradient.name!r}, only {', '.join(known)}"
     return ""

@@ -97,3 +97,8 @@ def of_any_length(x: Tensor) -> Tensor:
     x = x.detach()
     torch._dynamo.maybe_mark_dynamic(x, 0)
     return x
+
+
+def room_for(rows: int, like: Tensor) -> Tensor:
+    """A tensor with so many rows and nothing in them: how programs are told a number that is not compiled in."""
+    return of_any_length(torch.empty(rows, 0, device=like.device))

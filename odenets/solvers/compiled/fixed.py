@@ -24,7 +24,7 @@ from ..solver import FixedStep, method_of
 from ..state import StateLayout
 from ..step import runge_kutta_step, stage_times
 from ..tableau import ButcherTableau
-from . import capture, recorded
+from . import adjoint, capture, recorded
 from .adaptive import LOOPS_ON
 
 EVALUATIONS = 16  # of the field unrolled into one program: its compilation takes longer than in proportion
@@ -56,7 +56,8 @@ def solve_compiled(problem: SolveProblem, gradient: Gradient, differentiated: bo
     assert found is not None
     grid, places = found
     if differentiated and gradient.name != "autograd" and problem.y.device.type in LOOPS_ON:
-        return recorded.solve_fixed(problem, gradient, grid, places)
+        solver = adjoint if gradient.name == "adjoint" else recorded
+        return solver.solve_fixed(problem, gradient, grid, places)
     tableau: Any = method_of(problem.solver.method)  # type: ignore[union-attr]
     steps = len(grid) - 1
     every = any(place % chunk_of(tableau) for place in places if place < steps)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch._dynamo
 from torch import Tensor
 
 from ..errors import Status
@@ -25,12 +24,11 @@ from ..step import over_state
 from ..tableau import ButcherTableau
 from . import trace
 from .adaptive import numbers_of, settings_of, solution_of
-from .differentiable import Differentiable, nodes_of, of_any_length, parameters_of, start_of
+from .differentiable import Differentiable, nodes_of, of_any_length, parameters_of, room_for, start_of
 from .loop import LoopSettings, Outcome
 from .outputs import Outputs
 from .steps import Kept, PullBack, Search, Take
 
-GRADIENTS = ("autograd", "checkpoint", "recursive")
 PIECE = 16  # steps that "recursive" runs again at once
 ROOM = 256  # steps noted at first; a solve with more of them begins again with room for more
 
@@ -102,12 +100,10 @@ def _search(problem: SolveProblem, settings: LoopSettings, kept: Kept, room: int
     ts = problem.ts.detach()
     ts = ts[..., :: ts.shape[-1] - 1]
     ts = ts.expand(len(problem.y), 2).contiguous() if settings.per_sample else ts.clone()
-    rows = torch.empty(room, 0, device=problem.y.device)
-    torch._dynamo.maybe_mark_dynamic(rows, 0)
     y, t = start_of(problem)
     found, _ = trace.call(
         Search(settings, kept), (settings, kept), problem.flat, t, y, ts,
-        *numbers_of(problem), nodes_of(settings.tableau, ts), rows,
+        *numbers_of(problem), nodes_of(settings.tableau, ts), room_for(room, y),
     )  # fmt: skip
     parts = len(Clock._fields)
     clock = Clock(*found[:parts])
@@ -200,7 +196,8 @@ class Recorded:
         kept, grid = Kept(True, self.inside), self._grid(piece)
         key = (self.tableau, kept)
         t = grid[0].to(self.t0.dtype)
-        found, _ = trace.call(Take(*key), key, self.flat, t, y.detach(), self.nodes, grid)
+        rows = of_any_length(torch.arange(len(grid), device=grid.device))
+        found, _ = trace.call(Take(*key), key, self.flat, t, y.detach(), self.nodes, grid, rows, room_for(len(grid), y))
         return found[0], found[1], found[2] if self.inside else None
 
     def _pull(self, piece: int, y: Tensor, states: Tensor | None, g: Tensor, grad_ys: Tensor) -> Tensor:

@@ -104,40 +104,43 @@ class Search:
 
 @dataclass(frozen=True)
 class Take:
-    """Steps along a grid [N + 1]; returns the state at its end and what is kept of every step, [N + 1, *state] and
-    [N + 1, degree, *state] without the last row's values.
+    """Steps along a grid [N + 1]; returns the state at its end and what is kept of every step, [rows, *state] and
+    [rows, degree, *state].
 
-    Called with the nodes [s] and the grid.
+    Called with the nodes [s], the grid, the row that each step's belongs to, int64 [N + 1], and a tensor with as many rows.
     """
 
     tableau: ButcherTableau
     kept: Kept
 
-    def __call__(self, field: TracedField, t: Tensor, y: Tensor, nodes: Tensor, grid: Tensor) -> Sequence[Tensor]:
+    def __call__(
+        self, field: TracedField, t: Tensor, y: Tensor, nodes: Tensor, grid: Tensor, row: Tensor, room: Tensor
+    ) -> Sequence[Tensor]:
         tableau, kept = self.tableau, self.kept
-        rows, dense = grid.shape[0], tuple(map(tuple, tableau.dense.tolist()))
+        rows, dense = room.shape[0], tuple(map(tuple, tableau.dense.tolist()))
         written = []
         if kept.states:
             written.append(y.new_empty(rows, *y.shape))
         if kept.polynomials:
             written.append(y.new_empty(rows, len(dense[0]), *y.shape))
-        end = torch.full((), rows - 1, dtype=torch.int64, device=y.device)
+        end = torch.full((), grid.shape[0] - 1, dtype=torch.int64, device=y.device)
         first = [field(t, y)] if tableau.fsal else []
 
         def ahead(n: Tensor, *values: Tensor) -> Tensor:
             return n < values[-1]
 
         def advance(field: TracedField, n: Tensor, y: Tensor, *values: Tensor) -> Sequence[Tensor]:
-            slopes, (nodes, grid, _, *places) = values[: len(first)], values[len(first) :]
+            slopes, (nodes, grid, row, _, *places) = values[: len(first)], values[len(first) :]
             y1, stages = one_step(field, tableau, nodes, grid, n, y, slopes, kept.polynomials)
+            at = (row.index_select(0, n[None]),)
             if kept.states:
-                places.pop(0).index_put_((n[None],), y[None])
+                places.pop(0).index_put_(at, y[None])
             if kept.polynomials:
-                places.pop(0).index_put_((n[None],), torch.stack(powers_of(dense, stages))[None])
+                places.pop(0).index_put_(at, torch.stack(powers_of(dense, stages))[None])
             return (n + 1, y1, *([stages[tableau.stages - 1]] if tableau.fsal else []))
 
         zero = torch.zeros((), dtype=torch.int64, device=y.device)
-        found = loop(field, ahead, advance, (zero, y, *first), (nodes, grid, end), written)
+        found = loop(field, ahead, advance, (zero, y, *first), (nodes, grid, row, end), written)
         return (found[1], *written)
 
 

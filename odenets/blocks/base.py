@@ -46,6 +46,23 @@ class Block(nn.Module, ABC):
         """
 
 
+class RelayBlock(Block):
+    """A block whose step, while the new state is at hand, can also compute what the step after it reads of it first:
+    its `reading`. On a GPU that saves a pass over the state every step; a stack uses it there, and `forward` elsewhere.
+    """
+
+    @abstractmethod
+    def relays_to(self, following: Block) -> bool:
+        """Whether a step of this block can compute the reading of a step of the following one."""
+
+    @abstractmethod
+    def relay(
+        self, t: Tensor | float, x: Tensor, h: Tensor | float, reading: Any, following: Any
+    ) -> tuple[Tensor, Any]:
+        """`forward`, given its reading of x or None, with the reading of the new state that the following block wants;
+        None for following None."""
+
+
 class ReversibleBlock(Block):
     """A block whose step can be undone in closed form, so that no state need be kept for the backward pass.
 

@@ -1,18 +1,21 @@
 """The delta block: Deep Delta Learning as a scheme on the delta flow."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from odenets.blocks.base import Block, RelayBlock
 from odenets.blocks.flow_block import FeaturesLast, FlowBlock
 from odenets.blocks.gate import Rate
-from odenets.blocks.value_channels import COMPRESS, EXPAND
+from odenets.blocks.value_channels import COMPRESS, EXPAND, ChannelCompress
 from odenets.flows import DeltaFlow, Scheme, resolve_scheme
 from odenets.flows.flow import Frozen
 from odenets.flows.linear import Along, Forcing, RankOne, Undo, guarded_unit
 from odenets.flows.linear.base import StepSize
+from odenets.kernels.delta import delta
+from odenets.kernels.delta_compress import delta_compress
 
 NORM_EPS = 1e-6
 K_EPS = 1e-5
@@ -26,7 +29,7 @@ class DeltaCoefficients(NamedTuple):
     rate: Tensor
 
 
-class Delta(FlowBlock):
+class Delta(FlowBlock, RelayBlock):
     """`X + beta k (v^T - k^T X)` on X [.., d, d_v]: Deep Delta Learning (arXiv:2601.00417) with the gate
     beta = 1 - R(-h rate) of any scheme on `X' = rate k (v^T - k^T X)`.
 
@@ -112,6 +115,27 @@ class Delta(FlowBlock):
         assert isinstance(linear, RankOne)
         return linear.gate(self.scheme, h)
 
+    def relays_to(self, following: Block) -> bool:
+        return isinstance(following, Delta) and all(
+            type(b) is Delta and b.step == "frozen" and b.flow.relays for b in (self, following)
+        )
+
+    def relay(
+        self, t: Tensor | float, x: Tensor, h: Tensor | float, reading: Any, following: Any
+    ) -> tuple[Tensor, Any]:
+        """The reading: c. k~ goes to the kernel as the branch gives it."""
+        coefficients: Any = self.flow.coefficients
+        c = coefficients.read(x) if reading is None else reading
+        k, v, rate = coefficients.branch(t, c), coefficients.value(c), coefficients.rate(c).squeeze(-1)
+        if isinstance(h, Tensor) and h.dim():
+            h = h.reshape(*h.shape, *[1] * (rate.dim() - h.dim()))
+        beta = self.scheme.gate(h * rate)
+        if following is None:
+            return delta(x, k, v, beta, K_EPS)[0], None
+        ahead = following.flow.coefficients
+        weight = x.new_ones(x.shape[-2:]) if ahead.compress is None else ahead.compress.weight
+        return delta_compress(x, k, v, beta, weight, ahead.norm.weight, K_EPS, NORM_EPS)
+
     def lift(self, x: Tensor) -> Tensor:
         """[.., d] -> [.., d, d_v]."""
         x = super().lift(x)
@@ -134,8 +158,12 @@ class _Coefficients(nn.Module):
         self.rate = rate
 
     def forward(self, t: Tensor | float, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        c = self.norm(x.squeeze(-1) if self.compress is None else self.compress(x))
+        c = self.read(x)
         return guarded_unit(self.branch(t, c), K_EPS), self.value(c), self.rate(c).squeeze(-1)
+
+    def read(self, x: Tensor) -> Tensor:
+        """c [.., d] of x [.., d, d_v]."""
+        return self.norm(x.squeeze(-1) if self.compress is None else self.compress(x))
 
 
 class _Flow(DeltaFlow):
@@ -144,6 +172,13 @@ class _Flow(DeltaFlow):
         self.write_only = write_only
         if coefficient not in ("paper", "exact"):
             raise ValueError(f"coefficient= takes 'paper' or 'exact', got {coefficient!r}")
+
+    @property
+    def relays(self) -> bool:
+        """Whether the kernels know this flow: the paper's coefficient, compression within tokens."""
+        compress = getattr(self.coefficients, "compress", None)
+        whole = self.coefficient == "paper" and not self.write_only
+        return whole and (compress is None or isinstance(compress, ChannelCompress))
 
     def freeze(self, t: Tensor | float, x: Tensor) -> Frozen:
         if not self.write_only:
@@ -160,6 +195,9 @@ class _WriteOnly(RankOne):
 
     def matrix(self) -> Tensor:
         return torch.zeros_like(super().matrix())
+
+    def _fused(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor | None:
+        return None  # the kernel erases
 
     def field(self, x: Tensor, b: Forcing = None) -> Tensor:
         return torch.as_tensor(self.forcing(b), device=x.device).to(x.dtype).expand_as(x)

@@ -2,10 +2,12 @@
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from odenets.blocks.base import Block, RelayBlock
 from odenets.blocks.flow_block import FeaturesLast
 from odenets.blocks.streams import StreamBlock
 from odenets.flows import Scheme, StreamFlow, resolve_scheme
@@ -15,12 +17,13 @@ from odenets.flows.linear.base import Forcing, StepSize
 from odenets.flows.linear.stream import inverse_or_nan
 from odenets.kernels.coefficients import coefficients
 from odenets.kernels.coefficients.reference import EPS
-from odenets.kernels.mhc import expand, project
+from odenets.kernels.expand_project import MOST_STREAMS, expand_project
+from odenets.kernels.mhc import aggregate_through, project
 
 PARAMETRISATIONS = ("sinkhorn", "generator")
 
 
-class ManifoldHyperConnections(StreamBlock):
+class ManifoldHyperConnections(StreamBlock, RelayBlock):
     """`H_res X + H_post^T F(H_pre X)` on streams X [.., n, C] with H_res doubly stochastic (mHC, arXiv:2512.24880),
     or any scheme's step of `X' = G X + H_post^T F(H_pre X)` with a generator G.
 
@@ -93,6 +96,30 @@ class ManifoldHyperConnections(StreamBlock):
     def step_matrix(self, t: Tensor | float, x: Tensor, h: float | Tensor = 1.0) -> Tensor:
         """H_res [.., n, n] of a step h (a float or 0-dim): doubly stochastic."""
         return super().step_matrix(t, x, 1.0 if self.parametrisation == "sinkhorn" else h)
+
+    def relays_to(self, following: Block) -> bool:
+        return (
+            isinstance(following, ManifoldHyperConnections)
+            and type(self) is type(following) is ManifoldHyperConnections
+            and self.step == following.step == "frozen"
+            and self.streams == following.streams <= MOST_STREAMS
+        )
+
+    def relay(
+        self, t: Tensor | float, x: Tensor, h: Tensor | float, reading: Any, following: Any
+    ) -> tuple[Tensor, Any]:
+        """The reading: m = vec(X) phi and the mean square of vec(X)."""
+        flow: Any = self.flow
+        with torch.autocast(x.device.type, enabled=False):
+            m, square = project(x, flow.coefficients.phi) if reading is None else reading
+            mixing, pre, post = flow.coefficients.from_projection(m, square)
+        u, x = aggregate_through(x, pre)
+        linear, forcing = flow.frozen(mixing, post, flow.branch(t, u))
+        if following is None:
+            return linear.propagate(self.scheme, h, x, forcing), None
+        mixing, post = linear.step_weights(self.scheme, h, x, forcing)
+        new, m, square = expand_project(x, mixing, post, forcing.v, following.flow.coefficients.phi)
+        return new, (m, square)
 
     def with_scheme(self, name: str) -> "ManifoldHyperConnections":
         """A copy that takes its steps by another scheme, with the parameters shared.
@@ -178,11 +205,10 @@ class _SinkhornFlow(StreamFlow):
 class _StepMap(StreamMatrix):
     """A = M, stepped by I + M whatever h is; the forcing takes h."""
 
-    def _fused(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor | None:
-        assert isinstance(b, Outer)
+    def step_weights(self, scheme: Scheme, h: StepSize, x: Tensor, b: Outer) -> tuple[Tensor, Tensor]:
         eye = torch.eye(self.m.shape[-1], dtype=self.m.dtype, device=self.m.device)
         step = h.reshape(*h.shape, *[1] * (x.dim() - 1 - h.dim())) if isinstance(h, Tensor) and h.dim() else h
-        return expand(x, eye + self.m, step * b.u, b.v)
+        return eye + self.m, step * b.u
 
     def _propagate(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor:
         assert isinstance(b, Outer)

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from odenets.blocks import Block
+from odenets.blocks.base import RelayBlock
+from odenets.kernels.backend import fused
 from odenets.models.varying_block import Method, VaryingBlock
 
 
@@ -43,6 +45,22 @@ class BlockStep:
         weights = {f"block.{name}": w for name, w in self.weights.items()}
         return functional_call(Method(self.block, method), weights, (self.t, *arguments, self.h))
 
+    def relays_to(self, following: BlockStep | None, state: Any) -> bool:
+        """Whether `relay` can give the following step its reading of the state: on a device with kernels, between plain
+        blocks whose own parts nobody listens to."""
+        if following is None or not isinstance(state, Tensor) or not fused(state):
+            return False
+        block, other = self.block, following.block
+        if not isinstance(block, RelayBlock) or self.weights is not None or following.weights is not None:
+            return False
+        return block.relays_to(other) and not (_listened_to(block) or _listened_to(other))
+
+    def relay(self, state: Tensor, reading: Any, following: BlockStep | None) -> tuple[Tensor, Any]:
+        """The state after the step and the following step's reading of it; see `RelayBlock`."""
+        return self.block.relay(  # type: ignore[operator,no-any-return]
+            self.t, state, self.h, reading, None if following is None else following.block
+        )
+
     @property
     def template(self) -> Block:
         """The block that does the work, which a `VaryingBlock` holds inside."""
@@ -60,3 +78,9 @@ class BlockStep:
 def template(block: Any) -> Block:
     """The block itself, or the one inside a `VaryingBlock`."""
     return block.template if isinstance(block, VaryingBlock) else block
+
+
+def _listened_to(block: Any) -> bool:
+    """Whether hooks wait for calls that `relay` does not make: of the block, its flow, its coefficients."""
+    parts = (block, block.flow, block.flow.coefficients)
+    return any(part._forward_hooks or part._forward_pre_hooks for part in parts)

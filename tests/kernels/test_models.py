@@ -17,12 +17,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"
 
 # what the model calls: (block, overrides, operators that must have run)
 MODELS = {
-    "delta": ("delta", ["block.value_channels=2"], {"delta"}),
-    "mHC": ("manifold_hyper_connections", [], {"project", "coefficients", "aggregate", "expand"}),
+    "delta": ("delta", ["block.value_channels=2"], {"delta", "delta_compress"}),
+    "delta, one value": ("delta", [], {"delta", "delta_compress"}),
+    "delta, write only": ("delta", ["block.value_channels=2", "block.write_only=true"], set()),
+    "delta, |k| as it is": ("delta", ["block.value_channels=2", "block.coefficient=exact"], {"delta"}),
+    "mHC": ("manifold_hyper_connections", [], {"project", "coefficients", "aggregate", "expand_project", "expand"}),
     "mHC backward Euler": (
         "manifold_hyper_connections",
         ["block.parametrisation=generator"],
-        {"project", "resolvent", "aggregate", "expand"},
+        {"project", "resolvent", "aggregate", "expand_project", "expand"},
     ),
     "mHC exponential": (
         "manifold_hyper_connections",
@@ -32,7 +35,7 @@ MODELS = {
     "mHC Cayley": (
         "manifold_hyper_connections",
         ["block.parametrisation=generator", "scheme=implicit_midpoint"],
-        {"project", "resolvent", "aggregate", "expand"},
+        {"project", "resolvent", "aggregate", "expand_project", "expand"},
     ),
     "HC": ("hyper_connections", [], {"aggregate", "expand"}),
     "MUDD": ("mudd", [], {"mix"}),

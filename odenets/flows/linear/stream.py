@@ -56,11 +56,14 @@ class StreamMatrix(LinearPart):
         """R(m) and Q(m)."""
         return scheme.matrices(m)
 
-    def _fused(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor | None:
-        if not isinstance(b, Outer):
-            return None
+    def step_weights(self, scheme: Scheme, h: StepSize, x: Tensor, b: Outer) -> tuple[Tensor, Tensor]:
+        """What a step does to the streams x [.., n, C] with the forcing u v^T: it is R x + p v^T with R [.., n, n] and
+        p [.., n], for a kernel."""
         r, q = self.step_matrices(scheme, h, tokens=x.dim() - 2)
-        return expand(x, r, (q @ b.u.to(q.dtype).unsqueeze(-1)).squeeze(-1), b.v)
+        return r, (q @ b.u.to(q.dtype).unsqueeze(-1)).squeeze(-1)
+
+    def _fused(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor | None:
+        return expand(x, *self.step_weights(scheme, h, x, b), b.v) if isinstance(b, Outer) else None
 
     def _propagate(self, scheme: Scheme, h: StepSize, x: Tensor, b: Forcing) -> Tensor:
         m = self.m.to(x.dtype)

@@ -1,5 +1,5 @@
 """`expand` of a sublayer that goes on with `project` of the next one while the new streams are at hand."""
 
-from odenets.kernels.expand_project.op import expand_project
+from odenets.kernels.expand_project.op import MOST_STREAMS, expand_project
 
-__all__ = ["expand_project"]
+__all__ = ["MOST_STREAMS", "expand_project"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -43,7 +43,23 @@ class Autograd(StackGradient):
 
 
 def taken(steps: Iterable[BlockStep], state: Any) -> Any:
-    """The state after all steps."""
-    for step in steps:
-        state = step(state)
+    """The state after all steps. Where kernels allow it, a step gives the next one its reading of the new state."""
+    reading = None
+    for step, following in _with_next(steps):
+        onward = following if step.relays_to(following, state) else None
+        if reading is None and onward is None:
+            state = step(state)
+        else:
+            state, reading = step.relay(state, reading, onward)
     return state
+
+
+def _with_next(steps: Iterable[BlockStep]) -> Iterator[tuple[BlockStep, BlockStep | None]]:
+    """Every step with the one after it, None after the last."""
+    step = None
+    for following in steps:
+        if step is not None:
+            yield step, following
+        step = following
+    if step is not None:
+        yield step, None

@@ -52,6 +52,12 @@ def test_more_tokens_than_a_tile(name: str):
     compare(name, (150,), (3,) if len(OPERATORS[name].sizes[0]) == 1 else (2, 5), torch.float32)
 
 
+@pytest.mark.parametrize("name", ["expand_project", "delta_compress"])
+def test_programs_that_take_several_tiles_of_tokens(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(f"odenets.kernels.{name}.triton.PROGRAMS", 2)
+    compare(name, (75,), (3, 2), torch.float32)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_inputs_are_not_written_to(name: str):
     inputs = OPERATORS[name].make((3,), *OPERATORS[name].sizes[0])

@@ -10,6 +10,9 @@ from torch import Tensor
 from odenets.kernels import tuning
 from odenets.kernels.backend import interpreted, on_device_of
 
+PROGRAMS = 264
+"""Of the backward pass, as many as that where features and tokens allow it: two for every processor of the device."""
+
 # by bytes of an element; larger tiles do not fit into the registers
 _FORWARD = {
     2: [
@@ -247,7 +250,7 @@ def backward(
         def launch(tiles: dict[str, int]) -> tuple[Tensor, ...]:
             T = tiles["T"]
             blocks = triton.cdiv(C, tiles["BC"])
-            splits = max(1, min(triton.cdiv(tokens, T), 264 // blocks))  # two programs for every processor
+            splits = max(1, min(triton.cdiv(tokens, T), PROGRAMS // blocks))
             per_split = triton.cdiv(triton.cdiv(tokens, splits), T) * T
             sums = [
                 torch.empty(shape, dtype=torch.float32, device=x.device)

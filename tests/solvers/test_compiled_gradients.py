@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from odenets import solve
-from odenets.solvers import InputError, SolveError
-from odenets.solvers.compiled import capture, lanes, recorded
+from odenets.solvers import InputError, Reversible, SolveError
+from odenets.solvers.compiled import capture, lanes, recorded, trace
 from odenets.solvers.gradients import Recursive
+from odenets.solvers.methods.alf import AsynchronousLeapfrog
+from odenets.solvers.methods.reversible_heun import ReversibleHeun
 
 F64 = torch.float64
 MISSING = capture.why_unavailable("cpu")
@@ -185,6 +187,50 @@ def test_adjoint_that_loses_the_path_is_an_error(settings):
 
     with pytest.raises(SolveError, match="lost the forward solve's path|backward solve of the adjoint failed"):
         gradients(Decay(1.0), (0.0, 3.0), "solve", gradient="adjoint", **{"solver": "euler", **settings})
+
+
+REVERSIBLE = {
+    "reversible_heun": "reversible_heun",
+    "wide": ReversibleHeun(wide=True),
+    "alf": "alf",
+    "damped": AsynchronousLeapfrog(eta=0.9),
+    "coupled": Reversible("rk4", coupling=0.999),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(x, marks=SLOW) if x != "alf" else x for x in REVERSIBLE])
+def test_reversible_methods_step_back(name):
+    """Forward alone, with the gradient at all output times, and in one step."""
+    solver, field = REVERSIBLE[name], Pendulum()
+    same_as_eager(field, TIMES, solver=solver, gradient="reversible", step_size=0.0425)
+    same_as_eager(field, (1.0, 0.9), solver=solver, gradient="reversible", steps=1)
+    with torch.no_grad():
+        found, expected = (
+            solve(field, START, TIMES, solver=solver, steps=40, compile=mode).ys for mode in ("solve", False)
+        )
+    assert torch.allclose(found, expected, rtol=0, atol=1e-13)
+
+
+@SLOW
+def test_memory_of_the_reversible_backward_pass_is_that_of_the_outputs(monkeypatch):
+    """No tensor grows with the number of steps but the grid and the row of each state."""
+    largest = []
+    for steps in (50, 400):
+        sizes = []
+        found = trace.call
+
+        def noted(*given, found=found, sizes=sizes):
+            outputs, read = found(*given)
+            sizes.extend(x.numel() for x in (*given[3:], *outputs))
+            return outputs, read
+
+        monkeypatch.setattr(trace, "call", noted)
+        start = torch.ones(600, 2, dtype=F64, requires_grad=True)
+        ys = solve(Growth(), start, (0.0, 1.0), solver="alf", steps=steps, gradient="reversible", compile="solve").ys
+        ys.sum().backward()
+        monkeypatch.setattr(trace, "call", found)
+        largest.append(max(sizes))
+    assert largest[0] == largest[1] == 2 * 1200  # the outputs' row and the one that is written over
 
 
 @SLOW

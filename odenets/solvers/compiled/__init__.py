@@ -14,10 +14,11 @@ from ..errors import InputError
 from ..gradients.base import Gradient, SolveProblem
 from ..methods import ONE_STEP
 from ..solution import Solution
-from ..solver import Adaptive, FixedStep, Solver
+from ..solver import Adaptive, FixedStep, Solver, method_of
 from ..tableau import ButcherTableau
 from . import adaptive, adjoint, capture, fixed, lanes, recorded
 from .differentiable import differentiates
+from .reversible import is_reversible
 from .step import CompiledTableau
 
 GRADIENTS = ("autograd", "checkpoint", "recursive", "adjoint")
@@ -99,7 +100,9 @@ def _not_differentiable(problem: SolveProblem, gradient: Gradient) -> str:
         return "gradients of the times"
     if problem.y.device.type not in adaptive.LOOPS_ON and isinstance(problem.solver, Adaptive):
         return f"gradients of adaptive steps on {problem.y.device.type}"
-    known = GRADIENTS if problem.y.device.type in adaptive.LOOPS_ON else GRADIENTS[:2]
+    known: tuple[str, ...] = GRADIENTS if problem.y.device.type in adaptive.LOOPS_ON else GRADIENTS[:2]
+    if isinstance(problem.solver, FixedStep) and is_reversible(method_of(problem.solver.method)):
+        known = ("reversible",)
     if gradient.name not in known:
         return f"gradient={gradient.name!r}, only {', '.join(known)}"
     return ""

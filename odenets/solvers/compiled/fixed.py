@@ -24,8 +24,9 @@ from ..solver import FixedStep, method_of
 from ..state import StateLayout
 from ..step import runge_kutta_step, stage_times
 from ..tableau import ButcherTableau
-from . import adjoint, capture, recorded
+from . import adjoint, capture, recorded, reversible
 from .adaptive import LOOPS_ON
+from .reversible import is_reversible
 
 EVALUATIONS = 16  # of the field unrolled into one program: its compilation takes longer than in proportion
 
@@ -39,8 +40,9 @@ def unsupported(problem: SolveProblem) -> str:
     """What of a fixed-step problem a compiled solve cannot do; empty if it can."""
     solver = problem.solver
     assert isinstance(solver, FixedStep)
-    if not isinstance(method_of(solver.method), ButcherTableau):
-        return f"method {getattr(solver.method, 'name', solver.method)!r}, only explicit Runge-Kutta methods"
+    method = method_of(solver.method)
+    if not isinstance(method, ButcherTableau) and not (is_reversible(method) and problem.y.device.type in LOOPS_ON):
+        return f"method {getattr(solver.method, 'name', solver.method)!r}, only explicit Runge-Kutta and reversible methods"
     if solver.perturb:
         return "perturb=True"
     return "" if _places(problem) is not None else "output times between the grid's points"
@@ -55,6 +57,8 @@ def solve_compiled(problem: SolveProblem, gradient: Gradient, differentiated: bo
     found = _places(problem)
     assert found is not None
     grid, places = found
+    if is_reversible(method_of(problem.solver.method)):  # type: ignore[union-attr]
+        return reversible.solve_fixed(problem, gradient, grid, places, differentiated)
     if differentiated and gradient.name != "autograd" and problem.y.device.type in LOOPS_ON:
         solver = adjoint if gradient.name == "adjoint" else recorded
         return solver.solve_fixed(problem, gradient, grid, places)

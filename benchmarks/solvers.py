@@ -1,10 +1,14 @@
-"""odenets.solvers against torchdiffeq and torchode: ATen operations per step, and milliseconds, in one run.
+"""Solvers of odenets beside torchdiffeq, torchode, diffrax and scipy: one run, the error before the time.
 
-    python benchmarks/solvers.py [--quick] [--compiled] [--threads N] [--json PATH]
+    python benchmarks/solvers.py [--diffrax PYTHON] [--only vdp,lorenz,mlp,robertson] [--minutes M] [--out FOLDER] [--quick]
 
-What fails its correctness gate gets no speed, and the exit code is 1. torchode runs eagerly; `--compiled` adds
-torch.compile of its `solve` (compiling its module compiles nothing). TorchScript, which its documentation also offers,
-is left out: torch 2.13 fails with an internal assertion while scripting torchode 1.0.1. torchdiffeq 0.2.5 has no tsit5.
+Four systems, batches of 1, 256 and 65536, forward and with the gradient, at one tolerance in the tables and at four in
+the figures of time over achieved error. `--diffrax` names the interpreter of an environment that has diffrax; it runs
+in a process of its own on the same threads, and solves when it is its turn. Writes solvers.md, solvers.json and
+solvers-SYSTEM.png into FOLDER (docs/results) after every contender: a run that is stopped keeps what it has. What is
+not measured when the time is over says so. `--quick` is a smoke run: few trajectories, one round, no file without --out.
+
+Operations per step, and the short comparison of eager solvers that `make bench` runs: `operations.py`.
 """
 
 from __future__ import annotations
@@ -12,81 +16,126 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from compare import Case, Row, measure
-from contenders import ADJOINT, COMPILED, FORWARD, Contender
-from measure import OpCounter, describe_run
-from problems import Problem, problems
-from table import preamble, table
+from measure import describe_run
+from work_precision import contenders, diffrax_process
+from work_precision.contenders import Task
+from work_precision.figure import draw
+from work_precision.report import report, table
+from work_precision.rounds import Row, Rounds, Solves
+from work_precision.systems import System, systems
 
 PACKAGES = ("torch", "torchdiffeq", "torchode", "scipy", "numpy")
+TOLERANCES, TABLE, TARGET = (1e-3, 1e-5, 1e-7, 1e-9), 1e-5, 1e-6
+BATCHES, MANY = (256, 1, 65536), 65536
+SWEEP_LIMIT = 3.0  # seconds of a solve at the table's tolerance: a slower contender is not asked for the others
+OUT = Path(__file__).parents[1] / "docs" / "results"
 
 
-def cases(quick: bool, compiled: bool) -> list[Case]:
-    """Every table of the report."""
-    decay, van_der_pol, mlp = problems(quick)
-    forward = (*FORWARD, COMPILED) if compiled else FORWARD
-    tsit5 = () if quick else (Case(van_der_pol, "tsit5", "forward", having("tsit5", FORWARD)),)
-    return [
-        Case(decay, "dopri5", "forward", forward),
-        Case(van_der_pol, "dopri5", "forward", forward),
-        *tsit5,
-        Case(mlp, "dopri5", "forward", forward),
-        Case(mlp, "dopri5", "autograd", FORWARD),
-        Case(mlp, "dopri5", "adjoint", ADJOINT),
-    ]
+@dataclasses.dataclass
+class Session:
+    """A run: where its results go, and when it ends."""
 
+    systems: list[System]
+    diffrax: diffrax_process.Diffrax | None
+    out: Path | None
+    rounds: Rounds
+    tolerances: tuple[float, ...]
+    about: dict[str, Any]
+    rows: list[Row] = dataclasses.field(default_factory=list)
 
-def having(method: str, contenders: Sequence[Contender]) -> tuple[Contender, ...]:
-    return tuple(contender for contender in contenders if method in contender.methods)
+    def contenders(self, system: System, backward: bool) -> list[Solves]:
+        kind = contenders.backward if backward else contenders.forward
+        theirs: Sequence[Solves] = ()
+        if self.diffrax:
+            theirs = diffrax_process.contenders(self.diffrax, system.stiff, backward)
+        return [*kind(system.stiff), *theirs]
 
+    def save(self, current: Sequence[Row] = ()) -> None:
+        if self.out is None:
+            return
+        rows = [*self.rows, *current]
+        if self.diffrax:
+            self.about["versions"] |= self.diffrax.versions
+        text = report(self.about, self.systems, rows, TABLE, TARGET)
+        (self.out / "solvers.md").write_text(text)
+        data = {
+            **self.about, "tolerance": TABLE, "target": TARGET,
+            "allowed": {s.name: [s.allowed, s.allowed_gradient] for s in self.systems},
+            "rows": [dataclasses.asdict(row) for row in rows],
+        }  # fmt: skip
+        (self.out / "solvers.json").write_text(json.dumps(data, indent=1) + "\n")
 
-def ops_of_field(problem: Problem) -> int:
-    with torch.no_grad(), OpCounter() as counter:
-        problem.field(torch.zeros((), dtype=problem.y0.dtype), problem.y0)
-    return counter.total
+    def measure(self, task: Task, chosen: Sequence[Solves], most: int | None = None) -> list[Row]:
+        found = self.rounds.measure(task, chosen, most)
+        self.rows += found
+        return found
 
+    def forward(self, system: System, batch: int) -> None:
+        """The table's tolerance, then the others for those that are fast enough."""
+        chosen = self.contenders(system, backward=False)
+        rows = self.measure(Task(system, batch, TABLE), chosen)
+        print(f"\n{system.title}, {batch} x\n{table(rows)}", flush=True)
+        fast = {row.name for row in rows if row.wall and min(row.wall) < SWEEP_LIMIT}
+        for tolerance in self.tolerances:
+            if tolerance != TABLE:
+                self.measure(Task(system, batch, tolerance), [c for c in chosen if c.name in fast], most=3)
+        if self.out:
+            draw(self.out / f"solvers-{system.name}.png", system, self.rows)
 
-def as_data(case: Case, field_ops: int, rows: list[Row]) -> dict[str, Any]:
-    problem = case.problem
-    return {
-        "problem": problem.name,
-        "title": problem.title,
-        "method": case.method,
-        "mode": case.mode,
-        "tolerance": problem.tolerance,
-        "allowed_error": problem.allowed,
-        "allowed_gradient_error": problem.allowed_gradient if case.mode != "forward" else None,
-        "field_ops_per_call": field_ops,
-        "rows": [dataclasses.asdict(row) for row in rows],
-    }
+    def backward(self, system: System, batch: int) -> None:
+        task = Task(system, batch, TABLE, backward=True)
+        rows = self.measure(task, self.contenders(system, backward=True))
+        print(f"\n{system.title}, {batch} x, forward and backward\n{table(rows)}", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small problems, few rounds: a smoke run")
-    parser.add_argument("--compiled", action="store_true", help="also torch.compile torchode's solve (minutes)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (default 1: these states are small)")
-    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--diffrax", help="interpreter of an environment with diffrax")
+    parser.add_argument("--only", default="", help="systems, with commas between")
+    parser.add_argument("--minutes", type=float, default=25.0, help="nothing is started after so long")
+    parser.add_argument("--out", type=Path, help="folder of the results")
+    parser.add_argument("--quick", action="store_true", help="a smoke run")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    about = describe_run(PACKAGES)
-    print(preamble(about), flush=True)
-    tables = []
-    for case in cases(options.quick, options.compiled):
-        field_ops, rows = ops_of_field(case.problem), measure(case)
-        print(table(case, field_ops, rows), flush=True)
-        tables.append(as_data(case, field_ops, rows))
-    if options.json:
-        options.json.write_text(json.dumps({**about, "tables": tables}, indent=1) + "\n")
-    red = [f"{t['problem']}/{t['mode']}: {row['name']}" for t in tables for row in t["rows"] if not row["green"]]
-    print("\nEvery result agrees with its reference." if not red else f"\nRED: {', '.join(red)}")
-    return 1 if red else 0
+    torch.set_num_threads(1)
+    chosen = systems(16) if options.quick else systems()
+    names = [system.name for system in chosen]
+    wanted = options.only.split(",") if options.only else names
+    if set(wanted) - set(names):
+        parser.error(f"--only takes {', '.join(names)}, got {options.only}")
+    out = options.out or (None if options.quick else OUT)
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+    diffrax = diffrax_process.Diffrax(options.diffrax) if options.diffrax else None
+    rounds = Rounds(1 if options.quick else 15, time.monotonic() + 60 * options.minutes, lambda rows: None)
+    tolerances = (TABLE, TARGET) if options.quick else TOLERANCES
+    session = Session(
+        [system for system in chosen if system.name in wanted], diffrax, out, rounds, tolerances, describe_run(PACKAGES)
+    )
+    rounds.save = session.save
+    with tempfile.TemporaryDirectory() as cache:  # so that compiling is timed, not found
+        os.environ |= {"XDG_CACHE_HOME": cache, "TORCHINDUCTOR_CACHE_DIR": cache}
+        for many in (False, True):
+            for system in session.systems:
+                for batch in BATCHES:
+                    if (batch == MANY) == many and not (options.quick and many):
+                        session.forward(system, 16 if options.quick and batch > 1 else batch)
+                        session.backward(system, 16 if options.quick and batch > 1 else batch)
+    if diffrax:
+        diffrax.close()
+    session.save()
+    wrong = [row for row in session.rows if row.note.startswith("wrong")]
+    for row in wrong:
+        print(f"wrong: {row.system}, {row.batch} x, {row.tolerance:g}, {row.name}: error {row.error:.1e}")
+    return 1 if any(row.name.startswith("odenets") and row.tolerance == TABLE for row in wrong) else 0
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.test
-	$(BIN)/python benchmarks/solvers.py
+	$(BIN)/python benchmarks/operations.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,11 +1,13 @@
-"""Operators and whole models on a GPU: correctness first, then microseconds and fractions of a copy's bandwidth.
+"""Operators, whole models and whole solves on a GPU: correctness first, then microseconds and fractions of a copy's
+bandwidth.
 
-    python benchmarks/gpu.py [--json results.json] [--seconds 500] [--skip-models] [--compile-models]
+    python benchmarks/gpu.py [--json results.json] [--seconds 500] [--skip-models] [--skip-solvers] [--compile-models]
     python benchmarks/gpu.py --dry-run      # on the CPU, through Triton's interpreter, tiny: no speed is measured
 
 From a checkout; needs torch, triton and numpy. The gate: every kernel equals the float64 reference, outputs and
 gradients, in float32 and bfloat16; if one does not, nothing is measured and the exit code is 1. Then, in the same run,
-the bandwidth of a copy, training steps of whole models, and every operator at every size: 20th, 50th and 80th
+the bandwidth of a copy, training steps of whole models, solves (beside torchdiffeq where installed), and every operator
+at every size: 20th, 50th and 80th
 percentile of the time from a cold cache, the bytes it cannot avoid moving, and what it reaches of the copy's bandwidth;
 beside it plain torch, torch.compile of it (at two sizes: compiling takes seconds each), and Liger-Kernel's mHC where
 installed. When the time given is over, what is left is skipped, and said so.
@@ -31,7 +33,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to write the results; benchmarks/results/gpu-<name>.json")
     parser.add_argument("--seconds", type=float, default=500.0, help="stop measuring after so long")
-    parser.add_argument("--skip-models", action="store_true", help="operators only")
+    parser.add_argument("--skip-models", action="store_true", help="no training steps of models")
+    parser.add_argument("--skip-solvers", action="store_true", help="no solves of differential equations")
     parser.add_argument("--compile-models", action="store_true", help="whole models under torch.compile as well")
     parser.add_argument(
         "--dry-run", action="store_true", help="run every path once on the CPU, tiny, and measure nothing"
@@ -88,7 +91,7 @@ def run(options: argparse.Namespace, begun: float) -> dict[str, Any]:
     """Everything that is measured, with the machine it was measured on."""
     import torch
 
-    from benchmarks import gpu_models, gpu_operators, gpu_timing
+    from benchmarks import gpu_models, gpu_operators, gpu_solvers, gpu_timing
     from benchmarks.measure import describe_run
 
     torch._functorch.config.donated_buffer = False  # a compiled backward pass is run many times on one graph
@@ -106,6 +109,8 @@ def run(options: argparse.Namespace, begun: float) -> dict[str, Any]:
                 for backend in ("triton",) if block == "residual" or dry else ("triton", "reference"):
                     models.append(gpu_models.measure(size, block, backend, compiled))
                     print(_model_line(models[-1], models), flush=True)
+    solves = [] if options.skip_solvers else gpu_solvers.measure(dry)
+    print(*map(gpu_solvers.line, solves), sep="\n", flush=True)
     for T in tokens:
         for C in widths:
             for name, case in gpu_operators.CASES.items():
@@ -130,7 +135,7 @@ def run(options: argparse.Namespace, begun: float) -> dict[str, Any]:
     gpu = None if dry else torch.cuda.get_device_name()
     return describe_run(packages) | {
         "gpu": gpu, "cuda": torch.version.cuda, "copy_gb_per_s": copy, "operators": rows, "models": models,
-        "skipped": skipped, "seconds": round(time.monotonic() - begun),
+        "solvers": solves, "skipped": skipped, "seconds": round(time.monotonic() - begun),
     }  # fmt: skip
 
 

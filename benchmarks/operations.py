@@ -1,10 +1,11 @@
 """odenets.solvers against torchdiffeq and torchode: ATen operations per step, and milliseconds, in one run.
 
-    python benchmarks/solvers.py [--quick] [--compiled] [--threads N] [--json PATH]
+    python benchmarks/operations.py [--quick] [--compiled] [--threads N] [--json PATH]
 
 What fails its correctness gate gets no speed, and the exit code is 1. torchode runs eagerly; `--compiled` adds
 torch.compile of its `solve` (compiling its module compiles nothing). TorchScript, which its documentation also offers,
 is left out: torch 2.13 fails with an internal assertion while scripting torchode 1.0.1. torchdiffeq 0.2.5 has no tsit5.
+Other systems, batches and libraries: `solvers.py`.
 """
 
 from __future__ import annotations

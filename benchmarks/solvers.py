@@ -1,6 +1,7 @@
 """Solvers of odenets beside torchdiffeq, torchode, diffrax and scipy: one run, the error before the time.
 
-    python benchmarks/solvers.py [--diffrax PYTHON] [--only vdp,lorenz,mlp,robertson] [--minutes M] [--out FOLDER] [--quick]
+    python benchmarks/solvers.py [--diffrax PYTHON] [--only vdp,lorenz,mlp,robertson] [--batches 1,256,65536]
+        [--minutes M] [--out FOLDER] [--quick]
 
 Four systems, batches of 1, 256 and 65536, forward and with the gradient, at one tolerance in the tables and at four in
 the figures of time over achieved error. `--diffrax` names the interpreter of an environment that has diffrax; it runs
@@ -30,12 +31,12 @@ from work_precision import contenders, diffrax_process
 from work_precision.contenders import Task
 from work_precision.figure import draw
 from work_precision.report import report, table
-from work_precision.rounds import Row, Rounds, Solves
+from work_precision.rounds import MANY, Rounds, Row, Solves
 from work_precision.systems import System, systems
 
 PACKAGES = ("torch", "torchdiffeq", "torchode", "scipy", "numpy")
 TOLERANCES, TABLE, TARGET = (1e-3, 1e-5, 1e-7, 1e-9), 1e-5, 1e-6
-BATCHES, MANY = (256, 1, 65536), 65536
+BATCHES = (256, 1, 65536)
 SWEEP_LIMIT = 3.0  # seconds of a solve at the table's tolerance: a slower contender is not asked for the others
 OUT = Path(__file__).parents[1] / "docs" / "results"
 
@@ -51,13 +52,17 @@ class Session:
     tolerances: tuple[float, ...]
     about: dict[str, Any]
     rows: list[Row] = dataclasses.field(default_factory=list)
+    known: dict[tuple[bool, bool], list[Solves]] = dataclasses.field(default_factory=dict)
+    begun: float = dataclasses.field(default_factory=time.monotonic)
 
     def contenders(self, system: System, backward: bool) -> list[Solves]:
-        kind = contenders.backward if backward else contenders.forward
-        theirs: Sequence[Solves] = ()
-        if self.diffrax:
-            theirs = diffrax_process.contenders(self.diffrax, system.stiff, backward)
-        return [*kind(system.stiff), *theirs]
+        """The same objects for every batch, so that what they compiled stays."""
+        key = (system.stiff, backward)
+        if key not in self.known:
+            kind = contenders.backward if backward else contenders.forward
+            theirs = diffrax_process.contenders(self.diffrax, *key) if self.diffrax else []
+            self.known[key] = [*kind(system.stiff), *theirs]
+        return self.known[key]
 
     def save(self, current: Sequence[Row] = ()) -> None:
         if self.out is None:
@@ -83,8 +88,8 @@ class Session:
         """The table's tolerance, then the others for those that are fast enough."""
         chosen = self.contenders(system, backward=False)
         rows = self.measure(Task(system, batch, TABLE), chosen)
-        print(f"\n{system.title}, {batch} x\n{table(rows)}", flush=True)
-        fast = {row.name for row in rows if row.wall and min(row.wall) < SWEEP_LIMIT}
+        self.show(rows, f"{system.title}, {batch} x")
+        fast = {row.name for row in rows if row.cpu and min(row.cpu) < SWEEP_LIMIT}
         for tolerance in self.tolerances:
             if tolerance != TABLE:
                 self.measure(Task(system, batch, tolerance), [c for c in chosen if c.name in fast], most=3)
@@ -94,13 +99,17 @@ class Session:
     def backward(self, system: System, batch: int) -> None:
         task = Task(system, batch, TABLE, backward=True)
         rows = self.measure(task, self.contenders(system, backward=True))
-        print(f"\n{system.title}, {batch} x, forward and backward\n{table(rows)}", flush=True)
+        self.show(rows, f"{system.title}, {batch} x, forward and backward")
+
+    def show(self, rows: Sequence[Row], title: str) -> None:
+        print(f"\n{title}, after {time.monotonic() - self.begun:.0f} s\n\n{table(rows)}", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--diffrax", help="interpreter of an environment with diffrax")
     parser.add_argument("--only", default="", help="systems, with commas between")
+    parser.add_argument("--batches", default=",".join(map(str, BATCHES)), help="numbers of trajectories")
     parser.add_argument("--minutes", type=float, default=25.0, help="nothing is started after so long")
     parser.add_argument("--out", type=Path, help="folder of the results")
     parser.add_argument("--quick", action="store_true", help="a smoke run")
@@ -111,24 +120,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = options.only.split(",") if options.only else names
     if set(wanted) - set(names):
         parser.error(f"--only takes {', '.join(names)}, got {options.only}")
+    batches = (16, 1) if options.quick else [int(batch) for batch in options.batches.split(",")]
     out = options.out or (None if options.quick else OUT)
     if out:
         out.mkdir(parents=True, exist_ok=True)
     diffrax = diffrax_process.Diffrax(options.diffrax) if options.diffrax else None
-    rounds = Rounds(1 if options.quick else 15, time.monotonic() + 60 * options.minutes, lambda rows: None)
+    rounds = Rounds(1 if options.quick else 9, time.monotonic() + 60 * options.minutes, lambda rows: None)
     tolerances = (TABLE, TARGET) if options.quick else TOLERANCES
-    session = Session(
-        [system for system in chosen if system.name in wanted], diffrax, out, rounds, tolerances, describe_run(PACKAGES)
-    )
+    about = describe_run(PACKAGES)
+    about["command"] = "python benchmarks/solvers.py" + (" --diffrax PYTHON" if diffrax else "")
+    about["command"] += " --quick" if options.quick else ""
+    for name in ("only", "batches", "minutes"):
+        if getattr(options, name) != parser.get_default(name):
+            about["command"] += f" --{name} {getattr(options, name)}"
+    session = Session([s for s in chosen if s.name in wanted], diffrax, out, rounds, tolerances, about)
     rounds.save = session.save
     with tempfile.TemporaryDirectory() as cache:  # so that compiling is timed, not found
         os.environ |= {"XDG_CACHE_HOME": cache, "TORCHINDUCTOR_CACHE_DIR": cache}
-        for many in (False, True):
+        for many in (False, True):  # the large batches last
             for system in session.systems:
-                for batch in BATCHES:
-                    if (batch == MANY) == many and not (options.quick and many):
-                        session.forward(system, 16 if options.quick and batch > 1 else batch)
-                        session.backward(system, 16 if options.quick and batch > 1 else batch)
+                for batch in batches:
+                    if (batch > MANY) == many:
+                        session.forward(system, batch)
+                        session.backward(system, batch)
     if diffrax:
         diffrax.close()
     session.save()

@@ -1,4 +1,4 @@
-"""The solver benchmark runs, its gate is green and can turn red, and operations per step stay few. Nothing is timed."""
+"""The benchmark of operations runs, its gate is green and can turn red, and operations stay few. Nothing is timed."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ SLOW = pytest.mark.slow  # the whole benchmark in a process of its own: 20 s
 @pytest.fixture(scope="module")
 def quick_run(tmp_path_factory):
     path = tmp_path_factory.mktemp("benchmark") / "quick.json"
-    command = [sys.executable, str(ROOT / "benchmarks" / "solvers.py"), "--quick", "--json", str(path)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "operations.py"), "--quick", "--json", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(path.read_text()), done.stdout

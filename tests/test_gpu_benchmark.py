@@ -41,6 +41,9 @@ def test_dry_run_goes_through_everything_and_says_that_no_speed_was_measured(
     assert not [row for row in result["operators"] if "p50_us" in row]
     assert [row["block"] for row in result["models"]] == ["residual", "mHC, n = 4", "DDL, d_v = 4"]
     assert all(row["losses_finite"] for row in result["models"])
+    assert {"eager", "eager, per sample", "ensemble", "torchdiffeq"} == {row["contender"] for row in result["solvers"]}
+    assert all(row["error"] < 1e-3 for row in result["solvers"])
+    assert not [row for row in result["solvers"] if "ms" in row]
     assert result["copy_gb_per_s"] is None
     assert result["skipped"] == []
 

@@ -135,11 +135,20 @@ def theirs(name: str, odeint: Callable[..., Tensor]) -> Contender:
 
 
 def of_torchode(name: str, compiled: bool) -> Contender:
+    """A solver object for a system, so that another tolerance compiles nothing."""
+    torch._dynamo.config.recompile_limit = 64  # all systems share the code of `solve`: beyond 8 it would run eagerly
+    loops: dict[System, tuple[Any, Callable[..., Any]]] = {}
+
     def prepare(task: Task) -> Callable[[], list[Tensor]]:
-        term = torchode.ODETerm(task.system.field)
-        control = torchode.IntegralController(task.atol, task.tolerance, term=term)
-        loop = torchode.AutoDiffAdjoint(torchode.Dopri5(term=term), control, backprop_through_step_size_control=False)
-        run = torch.compile(loop.solve) if compiled else loop.solve
+        if task.system not in loops:
+            term = torchode.ODETerm(task.system.field)
+            control = torchode.IntegralController(task.atol, task.tolerance, term=term)
+            step = torchode.Dopri5(term=term)
+            loop = torchode.AutoDiffAdjoint(step, control, backprop_through_step_size_control=False)
+            loops[task.system] = control, torch.compile(loop.solve) if compiled else loop.solve
+        control, run = loops[task.system]
+        control.atol.fill_(task.atol)
+        control.rtol.fill_(task.tolerance)
         start, end = (t.expand(task.batch) for t in task.ts)
         return task.through(lambda y0: run(torchode.InitialValueProblem(y0, start, end)).ys[:, -1])
 

@@ -16,16 +16,16 @@ class Over(BaseException):
 
 @contextlib.contextmanager
 def limited(seconds: float, gigabytes: float) -> Iterator[None]:
-    """Raises Over when the body runs longer (as soon as Python runs again) or allocates more memory than that."""
+    """Raises Over when the body takes more processor time (as soon as Python runs again) or allocates more memory."""
 
     def ring(*_: Any) -> None:
         raise Over(f"over {seconds:g} s")
 
     before, hard = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    handler = signal.signal(signal.SIGALRM, ring)
+    handler = signal.signal(signal.SIGPROF, ring)
     resource.setrlimit(resource.RLIMIT_AS, (used + int(gigabytes * 2**30), hard))
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -33,6 +33,6 @@ def limited(seconds: float, gigabytes: float) -> Iterator[None]:
             raise Over(f"over {gigabytes:g} GiB of memory") from None
         raise
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, handler)
         resource.setrlimit(resource.RLIMIT_AS, (before, hard))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -13,6 +14,20 @@ from .rounds import Row
 from .systems import System
 
 BASES = ("odenets compiled", "odenets rodas5p compiled", "odenets eager", "odenets kvaerno5")
+HOW = """\
+Relative tolerance {tolerance:g} in the tables, absolute tolerance the same (Robertson: 1e-4 of it), float64, the state
+at the end; one thread, times are seconds of processor time. Everybody solves by dopri5 where no other method is named
+(Robertson: diffrax by Kvaerno5), with the control of the step size that the library has by default. `error` is the
+largest of |y - exact| / (s + |exact|) over all trajectories and components, s = atol / rtol; `gradient error` the largest
+of |g - exact| / |exact| over y0 and the parameters, for the loss mean |y(end)|^2. Beyond the gate printed with a system
+there is no speed. Contenders take turns; a solve of more than 4 s is not repeated, one of more than 20 s (65536
+trajectories: 60 s) is given up. `time over ours` compares with `odenets compiled` (`odenets rodas5p compiled`), one step
+size for all trajectories, or where that was not measured with the eager solve. Times at equal error lie between two
+tolerances of one contender, on the lines of the figures."""
+LEFT_OUT = """\
+scipy has neither batches nor gradients: it solves one trajectory after the other, and 65536 would take minutes to hours.
+torchdiffeq and torchode have no implicit method. diffrax with one step size is left out for Robertson: it would factorise
+one matrix for the whole batch. 65536 trajectories are 256 different ones (Robertson: 16) over and over."""
 HEAD = ("", "error", "compile, s", "median, ms", "quartiles, ms", "time over ours")
 
 
@@ -26,7 +41,7 @@ def at_error(rows: Sequence[Row], error: float) -> float | None:
     """CPU seconds at that error, between the two nearest tolerances of one contender on logarithmic axes; None where
     its errors lie on one side."""
     points = sorted((row.error, statistics.median(row.cpu)) for row in rows if row.cpu and row.error)
-    for (low, slow), (high, fast) in zip(points, points[1:]):
+    for (low, slow), (high, fast) in itertools.pairwise(points):
         if low <= error <= high:
             part = math.log(error / low) / math.log(high / low) if high > low else 0.0
             return math.exp((1 - part) * math.log(slow) + part * math.log(fast))
@@ -88,22 +103,7 @@ def report(
     run: dict[str, Any], systems: Sequence[System], rows: Sequence[Row], tolerance: float, target: float
 ) -> str:  # fmt: skip
     """All of it."""
-    parts = [
-        "# Solvers, measured",
-        about(run),
-        f"Relative tolerance {tolerance:g} in the tables, absolute tolerance the same (Robertson: 1e-4 of it), float64, the"
-        " state at the end; one thread, times are seconds of processor time. Everybody solves by dopri5 where no other"
-        " method is named (Robertson: Kvaerno5, rodas5p, scipy's methods), with the step size control that the library"
-        " has by default. `error` is the largest of |y - exact| / (s + |exact|) over all trajectories and components, s ="
-        " atol / rtol; `gradient error` the largest of |g - exact| / |exact| over y0 and the parameters, of the loss"
-        " mean |y(end)|^2. Beyond the gate printed with a system there is no speed. Contenders take turns; a solve of"
-        " more than 4 s is not repeated, one of more than 20 s (65536 trajectories: a minute) is given up. `time over ours` compares with the"
-        " compiled solve with one step size (`odenets compiled`, `odenets rodas5p compiled`), or where that was not"
-        " measured with the eager one. Times at equal error are read off the figures' lines.",
-        "scipy has neither batches nor gradients: it solves one trajectory after the other, and 65536 would take minutes"
-        " to hours. torchdiffeq and torchode have no implicit method. diffrax with one step size is left out for"
-        " Robertson: it would factorise one matrix for the whole batch.",
-    ]
+    parts = ["# Solvers, measured", about(run), HOW.format(tolerance=tolerance), LEFT_OUT]
     for system in systems:
         mine = [row for row in rows if row.system == system.name]
         if not mine:

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 from .contenders import Started, Task
 from .limits import Over
 
-SECONDS = 2.0  # that a contender's rounds take, roughly
+SECONDS = 1.0  # that a contender's rounds take, roughly
 LONG = 4.0  # seconds of a solve that is not repeated
-LIMIT, LIMIT_MANY, MANY = 20.0, 60.0, 1000  # seconds of a solve before it is given up, with more than so many trajectories
+MANY = 1000  # trajectories, and
+LIMIT, LIMIT_MANY = 20.0, 60.0  # seconds after which a solve is given up, of up to so many and of more
 
 
 class Solves(Protocol):
@@ -73,12 +74,14 @@ class Rounds:
         deadline: by time.monotonic(); nothing is started after it.
         save: called with a task's rows after each gate and each round.
         failed: notes of contenders without a result, by (system, backward, name): they are not asked again.
+        wrong: the same of those with a wrong result: they are not asked for many trajectories.
     """
 
     most: int
     deadline: float
     save: Callable[[list[Row]], Any]
     failed: dict[tuple[str, bool, str], str] = dataclasses.field(default_factory=dict)
+    wrong: dict[tuple[str, bool, str], str] = dataclasses.field(default_factory=dict)
 
     def measure(self, task: Task, contenders: Sequence[Solves], most: int | None = None) -> list[Row]:
         """Rows of all that take the task."""
@@ -92,6 +95,8 @@ class Rounds:
                 if started and gate(rows[-1], task, started):
                     rows[-1].compile = started.compile
                     turns.append((rows[-1], started, _rounds(rows[-1], started, most)))
+                elif started and task.batch <= MANY:
+                    self.wrong[task.system.name, task.backward, contender.name] = rows[-1].note
                 self.save(rows)
         for i in range(most if turns else 0):
             gc.collect()
@@ -106,7 +111,8 @@ class Rounds:
 
     def _started(self, row: Row, task: Task, contender: Solves) -> Started | None:
         key = (task.system.name, task.backward, contender.name)
-        row.note = self.failed.get(key, "") or ("" if time.monotonic() < self.deadline else "no time left")
+        known = self.failed.get(key, "") or (self.wrong.get(key, "") if task.batch > MANY else "")
+        row.note = known or ("" if time.monotonic() < self.deadline else "no time left")
         if row.note:
             return None
         try:
@@ -125,8 +131,8 @@ class Rounds:
 def _rounds(row: Row, started: Started, most: int) -> int:
     """How often it is timed; a long solve is not run again, its first counts."""
     wall, cpu = started.first
-    if wall > LONG:
+    if cpu > LONG:
         row.wall.append(wall)
         row.cpu.append(cpu)
         return 0
-    return min(most, max(3, int(SECONDS / max(wall, 1e-6))))
+    return min(most, max(3, int(SECONDS / max(cpu, 1e-6))))

@@ -50,7 +50,8 @@ class Clock(NamedTuple):
 class MaskedStep(NamedTuple):
     """What a masked step did: from t0 to t1 (equal where nothing was accepted), step h [B], and the stages.
 
-    `accept` and `finite` [B] say where the step was taken, and where its error was a number at all.
+    `accept` and `finite` [B] say where the step was taken, and where its error was a number at all; `updates` as in
+    `Trial`.
     """
 
     t0: Tensor
@@ -61,6 +62,7 @@ class MaskedStep(NamedTuple):
     stages: list[Tensor]
     accept: Tensor
     finite: Tensor
+    updates: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class Stepper:
         trials = accepted + rejected
         status = self._status(clock, running, refused, arrived, finite, trial.failed, standing, next_size, trials)
         next_clock = Clock(t1, next_size, y1, f, previous, before, status, accepted, rejected)
-        return next_clock, MaskedStep(t, t1, h, y, y1, stages, accept, finite)
+        return next_clock, MaskedStep(t, t1, h, y, y1, stages, accept, finite, trial.updates)
 
     def _status(self, clock, running, refused, arrived, finite, failed, standing, next_size, trials) -> Tensor:
         span = torch.maximum(clock.t.abs(), self.limit.abs())

@@ -53,6 +53,7 @@ class BoundMethod(ABC):
             with_error: whether to form the error estimate.
         """
 
+    iterates = False  # whether trials count `Trial.updates`
     cause = ""  # why the last failed trial failed, in a few words
     end_slope: Tensor | None = None  # f at the state reached as the step's equations gave it: f to their tolerance only
 

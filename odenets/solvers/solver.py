@@ -104,7 +104,7 @@ class Adaptive:
     ) -> Integrator:
         dtype = torch.promote_types(self.time_dtype, torch.empty((), dtype=y0.dtype).abs().dtype)
         rtol, atol = (tolerance(name, getattr(self, name), flat.layout, y0) for name in ("rtol", "atol"))
-        walk = WALKERS.get(self.method) or functools.partial(AdaptiveIntegrator, method=_with_nonlinear(self))
+        walk = WALKERS.get(self.method) or functools.partial(AdaptiveIntegrator, method=with_nonlinear(self))
         return walk(
             field=flat,
             t0=t0.to(dtype),
@@ -125,7 +125,7 @@ class Adaptive:
 
     def stepper(self, flat: FlatField, ts: Tensor, y0: Tensor, direction: float) -> Stepper:
         """The constants of a per-sample solve over ts [..., T] (already in time precision)."""
-        method = _with_nonlinear(self)
+        method = with_nonlinear(self)
         rtol, atol = (tolerance(name, getattr(self, name), flat.layout, y0) for name in ("rtol", "atol"))
         nodes = torch.tensor(method.c, dtype=ts.dtype, device=ts.device)
         return Stepper(
@@ -167,7 +167,7 @@ class FixedStep:
     def start(
         self, flat: FlatField, t0: Tensor, y0: Tensor, direction: float, callbacks: Callbacks | None = None
     ) -> Integrator:
-        method = _with_nonlinear(self)
+        method = with_nonlinear(self)
         accuracy = _full_accuracy(y0) if hasattr(method, "nonlinear") else None
         return FixedIntegrator(
             flat, method, t0, y0, direction, callbacks=callbacks, accuracy=accuracy, **_grid_arguments(self)
@@ -332,7 +332,7 @@ def _check_method(method: Any, known: tuple[str, ...], what: str) -> None:
         raise InputError(f"Adaptive needs a method that estimates its error, {method.name!r} does not: use FixedStep.")
 
 
-def _with_nonlinear(solver: Adaptive | FixedStep) -> Method:
+def with_nonlinear(solver: Adaptive | FixedStep) -> Method:
     """The solver's method, with its setting of how implicit equations are solved."""
     method = method_of(solver.method)
     if solver.nonlinear is None:

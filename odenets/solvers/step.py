@@ -39,12 +39,14 @@ class Trial(NamedTuple):
         stages: k_1 ... k_s, each [*state].
         failed: whether the step could not be computed at all (its equations were not solved), a bool, or [batch]
             where every sample has its own clock.
+        updates: of an iteration inside the step, on the whole batch [], where the host does not count them.
     """
 
     y1: Tensor
     error: Tensor | None
     stages: list[Tensor]
     failed: bool | Tensor = False
+    updates: Tensor | None = None
 
 
 def weighted_sum(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor | None:

@@ -2,7 +2,8 @@
 
 `capture` compiles and keeps programs, `loop` is the adaptive solve as a program (and `adaptive` its two ends),
 `host_loop` that for devices with a queue, `fixed` the fixed-step one, `step` compiles a single step under the eager
-loop. Small systems become programs of scalars in `lanes`, with their field from `lifted`.
+loop. `methods` says which adaptive methods there are; `rosenbrock`, `newton` and `linear` are the implicit ones as pure
+tensor code. Small systems become programs of scalars in `lanes`, with their field from `lifted`.
 """
 
 from __future__ import annotations
@@ -98,6 +99,8 @@ def _not_differentiable(problem: SolveProblem, gradient: Gradient) -> str:
     """What stands in the way of a compiled gradient; empty if nothing does."""
     if problem.ts.requires_grad:
         return "gradients of the times"
+    if isinstance(problem.solver, Adaptive) and not isinstance(method_of(problem.solver.method), ButcherTableau):
+        return "gradients of implicit methods"
     if problem.y.device.type not in adaptive.LOOPS_ON and isinstance(problem.solver, Adaptive):
         return f"gradients of adaptive steps on {problem.y.device.type}"
     known: tuple[str, ...] = GRADIENTS if problem.y.device.type in adaptive.LOOPS_ON else GRADIENTS[:2]

@@ -14,10 +14,9 @@ from ..gradients.base import SolveProblem
 from ..masked import Clock
 from ..per_sample import failure_message
 from ..solution import Solution, Stats
-from ..solver import Adaptive, method_of, tolerance
+from ..solver import Adaptive, tolerance
 from ..state import StateLayout
-from ..tableau import ButcherTableau
-from . import capture
+from . import capture, methods
 from .failure import failure_of_one_clock
 from .host_loop import solve_with_host_loop
 from .loop import Inputs, LoopSettings, Outcome, solve_adaptive
@@ -29,13 +28,11 @@ def unsupported(problem: SolveProblem) -> str:
     """What of an adaptive problem a compiled solve cannot do; empty if it can."""
     solver = problem.solver
     assert isinstance(solver, Adaptive)
-    if not isinstance(_method(solver), ButcherTableau):
-        return f"method {getattr(solver.method, 'name', solver.method)!r}, only explicit Runge-Kutta methods"
     if solver.step_t is not None or solver.jump_t is not None:
         return "step_t or jump_t"
     if solver.time_dtype != torch.float64:
         return "a time_dtype other than float64"
-    return ""
+    return methods.unsupported(problem)
 
 
 def solve_compiled(problem: SolveProblem) -> Solution:
@@ -70,11 +67,9 @@ def settings_of(problem: SolveProblem, outputs: bool) -> LoopSettings:
     """What is compiled into the problem's loop."""
     solver = problem.solver
     assert isinstance(solver, Adaptive)
-    tableau = _method(solver)
-    assert isinstance(tableau, ButcherTableau)
     return LoopSettings(
-        tableau, solver.controller, solver.min_step, solver.max_step, solver.norm, problem.direction, solver.per_sample,
-        solver.first_step is not None, _shapeless(problem.flat.layout), outputs,
+        methods.pure(problem), solver.controller, solver.min_step, solver.max_step, solver.norm, problem.direction,
+        solver.per_sample, solver.first_step is not None, _shapeless(problem.flat.layout), outputs,
     )  # fmt: skip
 
 
@@ -102,34 +97,38 @@ def _shapeless(layout: StateLayout) -> StateLayout:
     return layout if layout.spec is not None else StateLayout(None, (), (), layout.batch_dims)
 
 
-def _method(solver: Adaptive) -> Any:
-    from ..solver import WALKERS
-
-    return None if solver.method in WALKERS else method_of(solver.method)
-
-
 def _value(x: float | Tensor, y: Tensor) -> Tensor:
     return x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64, device=y.device)
 
 
 def solution_of(problem: SolveProblem, settings: LoopSettings, outcome: Outcome) -> Solution:
-    clock, ts = outcome.clock, problem.ts
-    ys = outcome.ys
-    per_step = settings.tableau.stages - 1 + (not settings.tableau.fsal)
-    before = 1 if settings.given_step else 2
+    clock, ts, ys = outcome.clock, problem.ts, outcome.ys
     if len(ys) < ts.shape[-1]:
         ts, ys = ts[..., -1:], ys[-1:]
     if settings.per_sample:
-        nfe = before + per_step * int(outcome.iterations)
-        message = "" if bool((clock.status == 0).all()) else failure_message(clock.status, clock.t)
-        return Solution(ts, ys, Stats(nfe, clock.accepted, clock.rejected), clock.status, message)
-    code, accepted, rejected, iterations = torch.stack(
-        [clock.status, clock.accepted, clock.rejected, outcome.iterations]
+        stats = Stats(accepted=clock.accepted, rejected=clock.rejected)
+        _count_work(stats, settings, outcome.iterations.reshape(-1).tolist())
+        cause = methods.unsolved(problem, clock) if bool((clock.status == int(Status.NONLINEAR)).any()) else ""
+        return Solution(ts, ys, stats, clock.status, failure_message(clock.status, clock.t, cause))
+    code, accepted, rejected, *work = torch.cat(
+        [torch.stack([clock.status, clock.accepted, clock.rejected]), outcome.iterations.reshape(-1)]
     ).tolist()
+    stats = Stats(accepted=accepted, rejected=rejected)
+    _count_work(stats, settings, work)
     status = Status(code)
     message = "" if status is Status.SUCCESS else _failure(problem, clock, status, accepted + rejected)
-    return Solution(ts, ys, Stats(before + per_step * iterations, accepted, rejected), status, message)
+    return Solution(ts, ys, stats, status, message)
+
+
+def _count_work(stats: Stats, settings: LoopSettings, work: list[int]) -> None:
+    """From the iterations of the loop over the steps and, for implicit stages, those inside the steps."""
+    method, (trials, *updates) = settings.method, work
+    if updates:
+        stats.iterations, stats.jacobians, stats.factorisations = updates[0], trials, trials
+    inside = updates[0] if updates else trials * (len(method.c) - 1)
+    stats.nfe = (1 if settings.given_step else 2) + inside + trials * (not method.fsal)
 
 
 def _failure(problem: SolveProblem, clock: Clock, status: Status, trials: int) -> str:
-    return failure_of_one_clock(problem, status, float(clock.t), clock.y, trials, float(clock.size))
+    cause = methods.unsolved(problem, clock) if status is Status.NONLINEAR else ""
+    return failure_of_one_clock(problem, status, float(clock.t), clock.y, trials, float(clock.size), cause)

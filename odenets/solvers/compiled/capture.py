@@ -8,15 +8,17 @@ field: another value of a Python attribute compiles anew, another value of a ten
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import logging
 import re
 import shutil
 import traceback
 import types
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -134,8 +136,20 @@ def _compiled(function: types.FunctionType, backend: Any) -> Callable[..., Any]:
 def _inductor(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
     from torch._inductor.compile_fx import compile_fx
 
-    with buffers_before_loops():
+    with buffers_before_loops(), _without_fallback_warnings():
         return compile_fx(graph, inputs, config_patches=OPTIONS, decompositions=_decompositions())
+
+
+@contextlib.contextmanager
+def _without_fallback_warnings() -> Iterator[None]:
+    """Inductor warns of every call of LAPACK that it makes in a roundabout way: that is meant."""
+    logger = logging.getLogger("torch._inductor.ir")
+    known = lambda record: "missing a c-shim" not in record.getMessage()  # noqa: E731
+    logger.addFilter(known)
+    try:
+        yield
+    finally:
+        logger.removeFilter(known)
 
 
 def _decompositions() -> dict[Any, Callable[..., Any]]:

@@ -12,9 +12,10 @@ from ..gradients.base import SolveProblem
 
 
 def failure_of_one_clock(
-    problem: SolveProblem, status: Status, t: float, y: Tensor, trials: int, size: float | None = None
+    problem: SolveProblem, status: Status, t: float, y: Tensor, trials: int, size: float | None = None, cause: str = ""
 ) -> str:
-    """One line, from the time and the state where it ended; with the size of the step to come, where it is known."""
+    """One line, from the time and the state where it ended; with the size of the step to come and why its equations were
+    not solved, where that is known."""
     where = f"at t = {t:.6g}"
     if status is Status.MAX_STEPS:
         return (
@@ -33,6 +34,8 @@ def failure_of_one_clock(
             f"the vector field is NaN or infinite just after t = {t:.6g} (or atol is 0 where the state is 0): every step"
             f"{down} was rejected for it."
         )
+    if cause:
+        return f"no step from t = {t:.6g} down to h = {size:.3g} could be computed: {cause}."
     if status is not Status.STEP_TOO_SMALL or (size is not None and not math.isfinite(size)):
         return f"{status.meaning} {where}."
     return (

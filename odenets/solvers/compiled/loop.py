@@ -24,6 +24,7 @@ from ..field import FlatField
 from ..initial_step import initial_step
 from ..masked import RUNNING, Clock, MaskedStep, Stepper
 from ..norms import rms_norm_per_sample, state_norm
+from ..one_step import Method
 from ..state import StateLayout
 from ..step import over_state
 from ..tableau import ButcherTableau, Row
@@ -34,17 +35,18 @@ class LoopSettings:
     """What is compiled into a solve; everything else is an input and may change from call to call.
 
     Attributes:
-        tableau, controller, min_step, max_step: as in `Adaptive`.
+        method: an explicit tableau, or another method in the form that can be compiled, see `methods`.
+        controller, min_step, max_step: as in `Adaptive`.
         norm: of the user's state, None for the default.
         direction: +1.0 or -1.0.
         per_sample: a clock for every sample.
         given_step: whether the first size is given.
         layout: of the state.
         outputs: whether states at times before the last are wanted.
-        dense: rows [stages][degree] of the tableau's dense output.
+        dense: rows [stages][degree] of the method's dense output.
     """
 
-    tableau: ButcherTableau
+    method: Method
     controller: PIDController
     min_step: float
     max_step: float
@@ -57,7 +59,13 @@ class LoopSettings:
     dense: tuple[Row, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dense", tuple(map(tuple, self.tableau.dense.tolist())))
+        object.__setattr__(self, "dense", tuple(map(tuple, self.method.dense.tolist())))
+
+    @property
+    def tableau(self) -> ButcherTableau:
+        """An explicit method, the only kind that compiled gradients take."""
+        assert isinstance(self.method, ButcherTableau)
+        return self.method
 
 
 class Inputs(NamedTuple):
@@ -79,7 +87,9 @@ class Inputs(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """States [T, *state] at the output times (NaN where not reached), the clock at the end and the iterations."""
+    """States [T, *state] at the output times (NaN where not reached), the clock at the end and the iterations: [], or [2]
+    with the updates of the iterations inside the steps beside those of the loop.
+    """
 
     ys: Tensor
     clock: Clock
@@ -98,14 +108,14 @@ def solve_adaptive(settings: LoopSettings, func: Callable[..., Any], args: tuple
 
 
 def start(settings: LoopSettings, field, inputs: Inputs) -> tuple[Stepper, Clock]:
-    y0, ts, tableau = inputs.y0, inputs.ts, settings.tableau
+    y0, ts, method = inputs.y0, inputs.ts, settings.method
     time_dtype = torch.empty((), dtype=y0.dtype).abs().dtype
     tolerance_dtype = torch.promote_types(time_dtype, torch.float32)
     rtol, atol = _fresh(inputs.rtol.to(tolerance_dtype), inputs.atol.to(tolerance_dtype))  # they may be one tensor
     norm = rms_norm_per_sample if settings.per_sample else state_norm(settings.layout, settings.norm)
-    nodes = torch.tensor(tableau.c, dtype=ts.dtype, device=ts.device)
+    nodes = torch.tensor(method.c, dtype=ts.dtype, device=ts.device)
     stepper = Stepper(
-        field, tableau, nodes, ts[..., -1].clone(), settings.direction, rtol, atol, norm, settings.controller,
+        field, method, nodes, ts[..., -1].clone(), settings.direction, rtol, atol, norm, settings.controller,
         settings.min_step, settings.max_step, inputs.max_steps, settings.per_sample,
     )  # fmt: skip
     t = ts[..., 0].expand(len(y0)).clone() if settings.per_sample else ts[0].clone()
@@ -114,7 +124,7 @@ def start(settings: LoopSettings, field, inputs: Inputs) -> tuple[Stepper, Clock
         size = inputs.first_step.expand(t.shape).clone()
     else:
         size = initial_step(
-            field, t, y0, f, settings.direction, tableau.control_order - 1, rtol, atol, norm, stepper.limit
+            field, t, y0, f, settings.direction, method.control_order - 1, rtol, atol, norm, stepper.limit
         )
     return stepper, stepper.start(t, size, y0.clone(), f)
 
@@ -124,9 +134,10 @@ def to_the_end(stepper: Stepper, clock: Clock, y0: Tensor) -> Outcome:
         return (Clock(*clock).status == RUNNING).any()
 
     def advance(iterations: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
-        return _fresh(iterations + 1, *stepper(Clock(*parts))[0])
+        clock, step = stepper(Clock(*parts))
+        return _fresh(_counted(iterations, step), *clock)
 
-    iterations, *found = while_loop(running, advance, _fresh(_zero(clock), *clock))
+    iterations, *found = while_loop(running, advance, _fresh(_none_yet(stepper, clock), *clock))
     clock = Clock(*found)
     return Outcome(torch.stack([y0, _where_arrived(clock.status == 0, clock.y)]), clock, iterations)
 
@@ -151,7 +162,7 @@ def at_times(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, inputs: Inp
 
         def advance(iterations: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
             clock, step = stepper(Clock(*carry[:parts]))
-            return _fresh(iterations + 1, *clock, step.t0, step.h, step.y0, *step.stages)
+            return _fresh(_counted(iterations, step), *clock, step.t0, step.h, step.y0, *step.stages[: len(dense)])
 
         carry = while_loop(before_target, advance, carry)
         clock = Clock(*carry[1 : 1 + parts])
@@ -166,7 +177,7 @@ def at_times(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, inputs: Inp
         return _fresh(index + 1, *carry)
 
     _, iterations, *found = while_loop(
-        more_outputs, until_passed, _fresh(_zero(clock) + 1, _zero(clock), *clock, *start)
+        more_outputs, until_passed, _fresh(_zero(clock) + 1, _none_yet(stepper, clock), *clock, *start)
     )
     return Outcome(ys, Clock(*found[:parts]), iterations)
 
@@ -192,10 +203,10 @@ def at_times_per_sample(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, 
         ahead = _at(times, torch.minimum(passed, last))
         again = (passed <= last) & ((ahead - step.t1) * stepper.direction <= 0)
         held = [torch.where(over_state(again, new), old, new) for old, new in zip(before, clock)]
-        return _fresh(iterations + 1, passed, *held)
+        return _fresh(_counted(iterations, step), passed, *held)
 
     first = torch.ones(batch, dtype=torch.int64, device=y0.device)
-    iterations, _, *found = while_loop(running, advance, _fresh(_zero(clock), first, *clock))
+    iterations, _, *found = while_loop(running, advance, _fresh(_none_yet(stepper, clock), first, *clock))
     return Outcome(ys[:-1], Clock(*found), iterations)
 
 
@@ -222,6 +233,14 @@ def _where_arrived(arrived: Tensor, state: Tensor) -> Tensor:
 
 def _zero(clock: Clock) -> Tensor:
     return torch.zeros((), dtype=torch.int64, device=clock.t.device)
+
+
+def _none_yet(stepper: Stepper, clock: Clock) -> Tensor:
+    return _zero(clock).expand(2).clone() if stepper.bound.iterates else _zero(clock)
+
+
+def _counted(iterations: Tensor, step: MaskedStep) -> Tensor:
+    return iterations + (1 if step.updates is None else torch.stack([torch.ones_like(step.updates), step.updates]))
 
 
 def _fresh(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -174,9 +174,11 @@ class AdaptiveIntegrator(Integrator):
         if trial.failed:
             return trial, math.inf
         with torch.no_grad():
-            assert trial.error is not None
-            scaled = error_ratio(trial.error, self.y, trial.y1, self.rtol, self.atol)
-            ratio = abs(float(self.norm(scaled)))
+            norm = trial.ratio
+            if norm is None:
+                assert trial.error is not None
+                norm = self.norm(error_ratio(trial.error, self.y, trial.y1, self.rtol, self.atol))
+            ratio = abs(float(norm))
         return trial, ratio
 
     def _derivative(self) -> Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from .integrator import Step
+from .kernel_step import kernel_step, takes_kernels
 from .norms import Norm, rms_norm
 from .step import Field, StepSize, Trial, runge_kutta_step
 from .tableau import ButcherTableau
@@ -122,15 +123,20 @@ class Method(Protocol):
 class ExplicitRungeKutta(BoundMethod):
     """An explicit tableau on a field: nothing to keep."""
 
-    def __init__(self, tableau: ButcherTableau, field: Field) -> None:
-        self.tableau, self.field = tableau, field
+    def __init__(self, tableau: ButcherTableau, field: Field, accuracy: Accuracy | None = None) -> None:
+        self.tableau, self.field, self.accuracy = tableau, field, accuracy or Accuracy()
 
     def trial(
         self, times: Sequence[Tensor], h: StepSize, y: Tensor, derivative: Callable[[], Tensor], with_error: bool = True
     ) -> Trial:
-        return runge_kutta_step(self.field, self.tableau, times, h, y, derivative(), with_error)
+        f0 = derivative()
+        if takes_kernels(y, f0):
+            return kernel_step(self.field, self.tableau, times, h, y, f0, self.accuracy, with_error)
+        return runge_kutta_step(self.field, self.tableau, times, h, y, f0, with_error)
 
 
 def bind(method: Any, field: Field, accuracy: Accuracy) -> BoundMethod:
     """The method on a field, for one solve."""
-    return ExplicitRungeKutta(method, field) if isinstance(method, ButcherTableau) else method.bind(field, accuracy)
+    if isinstance(method, ButcherTableau):
+        return ExplicitRungeKutta(method, field, accuracy)
+    return method.bind(field, accuracy)

@@ -40,6 +40,8 @@ class Trial(NamedTuple):
         failed: whether the step could not be computed at all (its equations were not solved), a bool, or [batch]
             where every sample has its own clock.
         updates: of an iteration inside the step, on the whole batch [], where the host does not count them.
+        ratio: norm of the error divided by atol + rtol max(|y|, |y1|), [] or [batch], from a step that computes it
+            instead of the error.
     """
 
     y1: Tensor
@@ -47,6 +49,7 @@ class Trial(NamedTuple):
     stages: list[Tensor]
     failed: bool | Tensor = False
     updates: Tensor | None = None
+    ratio: Tensor | None = None
 
 
 def weighted_sum(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor | None:

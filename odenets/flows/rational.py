@@ -45,6 +45,14 @@ class Rational(Scheme):
             first = getattr(self, part)[0]
             if abs(first - 1) > 1e-12:
                 raise ValueError(f"{self.name}: the {part} of Q must begin with 1 so that Q(0) = 1, got {first}.")
+        for name in (
+            "_r",
+            "_q2",
+            "_gate",
+            "real_limit",
+            "reflects_above",
+        ):  # asked for in steps: a compiler wants values
+            getattr(self, name)
 
     @classmethod
     def from_tableau(cls, tableau: ButcherTableau) -> Rational:

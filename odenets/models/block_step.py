@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from odenets.blocks import Block
 from odenets.blocks.base import RelayBlock
 from odenets.kernels.backend import fused
+from odenets.models.compiled_step import compiled_step
 from odenets.models.varying_block import Method, VaryingBlock
 
 
@@ -23,6 +25,7 @@ class BlockStep:
         t, h: start and size of the step; tensors where they carry gradients.
         inputs: the further inputs that the block needs, by name.
         weights: what to put in the place of the block's parameters, by name; None leaves them.
+        compiled: whether the step runs as a compiled program.
     """
 
     block: Block
@@ -30,8 +33,11 @@ class BlockStep:
     h: Tensor | float
     inputs: dict[str, Tensor]
     weights: dict[str, Tensor] | None = None
+    compiled: bool = False
 
     def __call__(self, state: Any) -> Any:
+        if self.compiled and self.weights is None and not torch.compiler.is_compiling():
+            return compiled_step(self.block, self.t, state, self.h, self.inputs)
         if self.weights is None:
             return self.block(self.t, state, self.h, **self.inputs)
         return functional_call(self.block, self.weights, (self.t, state, self.h), self.inputs)
@@ -48,7 +54,7 @@ class BlockStep:
     def relays_to(self, following: BlockStep | None, state: Any) -> bool:
         """Whether `relay` can give the following step its reading of the state: on a device with kernels, between plain
         blocks whose own parts nobody listens to."""
-        if following is None or not isinstance(state, Tensor) or not fused(state):
+        if following is None or self.compiled or not isinstance(state, Tensor) or not fused(state):
             return False
         block, other = self.block, following.block
         if not isinstance(block, RelayBlock) or self.weights is not None or following.weights is not None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from odenets.blocks import Block
 from odenets.fields.basis import BASES, grid
 from odenets.models.block_step import BlockStep, template
+from odenets.models.compiled_step import check_compile, check_gradient, compiled_stack
 from odenets.models.gradients import StackGradient, resolve_stack_gradient
 from odenets.models.step_sizes import make_step_sizes
 from odenets.models.varying_block import VaryingBlock, interpolated, rescheme
@@ -41,13 +42,15 @@ class FlowStack(nn.Module):
             their sum fixed. A block's time t_n is the sum of the steps before it.
         gradient: how the stack is differentiated (see `odenets.models.gradients`): "autograd", or with less memory
             "checkpoint", "recursive", "reversible", "downdate", "selective", or one of their classes with its settings.
+        compile: "step": the steps are compiled, one program for each kind of block whatever the depth; "stack": the whole
+            stack is, its steps unrolled (compiling takes as long as it is deep); False: neither.
 
     Attributes:
         times: t_0 .. t_N of equal steps (learned ones: `schedule`).
 
     Raises:
-        ValueError: N < 1 or no multiple of the number of kinds, T not finite and > 0, an unknown `parameters`, `steps`
-            or `gradient`, blocks that the gradient cannot be used with, or `block` is not a factory of Blocks.
+        ValueError: N < 1 or no multiple of the number of kinds, T not finite and > 0, an unknown `parameters`, `steps`,
+            `compile` or `gradient`, blocks that the gradient cannot be used with, or `block` is not a factory of Blocks.
     """
 
     def __init__(
@@ -61,12 +64,14 @@ class FlowStack(nn.Module):
         nodes: int = 4,
         steps: Literal["fixed", "free", "sum_to_T"] = "fixed",
         gradient: StackGradient | Gradient | str = "autograd",
+        compile: bool | str = False,
     ):
         super().__init__()
         if N < 1:
             raise ValueError(f"FlowStack expects N >= 1 steps, got {N}")
         if not (0 < T < math.inf):
             raise ValueError(f"FlowStack expects a finite integration time T > 0, got {T}")
+        check_compile(compile)
         parameters = "tied" if tied else parameters
         if parameters not in PARAMETERS:
             raise ValueError(f"parameters= takes one of {PARAMETERS}, got {parameters!r}")
@@ -91,6 +96,8 @@ class FlowStack(nn.Module):
             count = self.kinds if parameters == "tied" else N
             self.blocks = nn.ModuleList(_placed(factories[n % self.kinds], n, count)() for n in range(count))
         self.gradient = resolve_stack_gradient(gradient)
+        self.compiled = compile
+        check_gradient(compile, self.gradient.name)
         self.gradient.check([template(block) for block in self.blocks])
 
     @property
@@ -150,8 +157,14 @@ class FlowStack(nn.Module):
         context: further inputs by name, such as {"ids": ids}; every block is passed those it `needs`.
 
         Raises:
-            ValueError: context lacks what a block needs.
+            ValueError: context lacks what a block needs, or the stack is to be compiled and cannot be.
         """
+        if self.compiled == "stack" and not torch.compiler.is_compiling():
+            return compiled_stack(self, x, context)
+        return self.run(x, context)
+
+    def run(self, x: Tensor, context: Mapping[str, Tensor] | None = None) -> Tensor:
+        """As `forward`, step by step."""
         state = self.gradient.run(self.steps(x, context), self.block(0).lift(x))
         return self.block(self.N - 1).readout(state)
 
@@ -170,7 +183,7 @@ class FlowStack(nn.Module):
     def steps(self, x: Tensor, context: Mapping[str, Tensor] | None = None) -> Iterator[BlockStep]:
         """Every step in turn as a function of the state alone: `forward` is lift, all of these, readout."""
         for n, (t, h) in enumerate(self.schedule(x)):
-            yield BlockStep(self.block(n), t, h, self._inputs(n, context), self._weights(n))
+            yield BlockStep(self.block(n), t, h, self._inputs(n, context), self._weights(n), self.compiled == "step")
 
     def schedule(self, x: Tensor) -> list[tuple[Tensor, Tensor | float]]:
         """(t_n, h_n) of every step, for an input x: the times 0-dim on its device, equal step sizes as floats."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from odenets.models.block_step import BlockStep
+from odenets.models.compiled_step import walked_again
 from odenets.models.gradients.base import StackGradient, taken
 from odenets.models.gradients.surroundings import BuffersKept, RandomState, autocast_of, replayed
 
@@ -127,9 +128,10 @@ class _Tape:
                 new = pytree.tree_leaves(self.memory.evaluate(n, step, pytree.tree_unflatten(leaves, spec)))
         pairs = [(x, g) for x, g in zip(new, gradients) if x.requires_grad]
         # weights formed once for several steps belong to several graphs
-        found = torch.autograd.grad(
-            [x for x, _ in pairs], [*leaves, *tensors], [g for _, g in pairs], allow_unused=True, retain_graph=True
-        )
+        with walked_again():
+            found = torch.autograd.grad(
+                [x for x, _ in pairs], [*leaves, *tensors], [g for _, g in pairs], allow_unused=True, retain_graph=True
+            )
         return list(found)
 
 

@@ -24,6 +24,7 @@ from typing import Any, cast
 import torch
 import torch._dynamo
 from torch import nn
+from torch.utils.checkpoint import _StopRecomputationError
 
 from .hoist import buffers_before_loops
 
@@ -91,6 +92,8 @@ def call(
     except torch._dynamo.exc.FailOnRecompileLimitHit:
         del _programs[key]  # begin anew rather than keep ever more variants
         return call(build, key, field, *inputs, loops=loops, backend=backend)
+    except _StopRecomputationError:  # how checkpointing ends a recomputation
+        raise
     except Exception:
         # a number that the field reads, once changed, is taken for a variable, which loops do not accept: compile it in
         try:

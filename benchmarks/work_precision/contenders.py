@@ -20,6 +20,7 @@ from .limits import limited
 from .systems import F64, System, loss
 
 COMPILATION, MEMORY = 120.0, 8.0  # seconds and GiB allowed
+FEW = 256  # trajectories, of the batch between one and many
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,7 +111,9 @@ class Contender:
         return Started(result, second, max(first[0] - second[0], 0.0), once)
 
 
-def ours(name: str, **settings: Any) -> Contender:
+def ours(name: str, most: int = 10**9, **settings: Any) -> Contender:
+    """`most` trajectories are what it is asked to solve."""
+
     def prepare(task: Task) -> Callable[[], list[Tensor]]:
         return task.through(
             lambda y0: solve(
@@ -120,7 +123,7 @@ def ours(name: str, **settings: Any) -> Contender:
 
     many = 2 if settings.get("per_sample") and settings.get("compile") else 1  # of one trajectory it is the same
     compiles = bool(settings.get("ensemble") or settings.get("compile"))
-    return Contender(f"odenets {name}", prepare, compiles, (many, 10**9))
+    return Contender(f"odenets {name}", prepare, compiles, (many, most))
 
 
 def theirs(name: str, odeint: Callable[..., Tensor]) -> Contender:
@@ -170,7 +173,7 @@ def scipys(method: str) -> Contender:
 
         return run
 
-    return Contender(f"scipy {method}", prepare, batches=(1, 256))
+    return Contender(f"scipy {method}", prepare, batches=(1, FEW))
 
 
 def forward(stiff: bool) -> list[Contender]:
@@ -182,6 +185,7 @@ def forward(stiff: bool) -> list[Contender]:
             ours("rodas5p per sample", solver="rodas5p", per_sample=True),
             ours("kvaerno5 compiled", solver="kvaerno5", compile="solve"),
             ours("rodas5p compiled", solver="rodas5p", compile="solve"),
+            ours("kvaerno5 compiled, per sample", solver="kvaerno5", compile="solve", per_sample=True),
             ours("rodas5p ensemble", solver="rodas5p", ensemble=True),
             *map(scipys, ("LSODA", "Radau")),
         ]
@@ -216,11 +220,13 @@ def backward(stiff: bool) -> list[Contender]:
         ours("eager, recursive", gradient="recursive"),
         ours("per sample", per_sample=True),
         ours("compiled", compile="solve"),
-        ours("compiled, adjoint", compile="solve", gradient="adjoint"),
-        ours("compiled, recursive", compile="solve", gradient="recursive"),
+        # a minute of compilation each for the many would be a quarter of the run
+        ours("compiled, adjoint", FEW, compile="solve", gradient="adjoint"),
+        ours("compiled, recursive", FEW, compile="solve", gradient="recursive"),
+        ours("compiled, per sample", compile="solve", per_sample=True),
         ours("ensemble", ensemble=True),
         theirs("", torchdiffeq.odeint),
         theirs("adjoint", torchdiffeq.odeint_adjoint),
         of_torchode("", compiled=False),
-        of_torchode("solve compiled", compiled=True),
+        dataclasses.replace(of_torchode("solve compiled", compiled=True), batches=(FEW, FEW)),
     ]

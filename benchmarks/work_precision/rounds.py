@@ -13,7 +13,7 @@ from .contenders import Started, Task
 from .limits import Over
 
 SECONDS = 1.0  # that a contender's rounds take, roughly
-LONG = 4.0  # seconds of a solve that is not repeated
+LONG = 2.0  # seconds of a solve that is not repeated
 MANY = 1000  # trajectories, and
 LIMIT, LIMIT_MANY = 20.0, 60.0  # seconds after which a solve is given up, of up to so many and of more
 
@@ -135,4 +135,4 @@ def _rounds(row: Row, started: Started, most: int) -> int:
         row.wall.append(wall)
         row.cpu.append(cpu)
         return 0
-    return min(most, max(3, int(SECONDS / max(cpu, 1e-6))))
+    return min(most, max(3 if cpu < SECONDS / 2 else 2, int(SECONDS / max(cpu, 1e-6))))

@@ -181,6 +181,20 @@ def test_what_is_not_for_scalars(monkeypatch):
     assert len(taken) == 4
 
 
+@torch.no_grad()
+def test_a_number_that_changes_is_compiled_in_a_few_times_only(monkeypatch):
+    taken = []
+    monkeypatch.setattr(adaptive, "solve_compiled", lambda problem: taken.append(problem))
+    monkeypatch.setattr(lanes, "MOST_PROGRAMS", 1)
+    y0 = torch.tensor(1.0, dtype=F64)
+    for rate in (1.0, 2.0):
+        assert not taken
+        solve(
+            lambda t, y, rate: -rate * y * torch.eye(1, dtype=F64)[0, 0], y0, (0.0, 1.0), compile="solve", args=(rate,)
+        )
+    assert len(taken) == 1
+
+
 def test_too_many_parameters_for_sensitivities_go_through_the_steps():
     weights = torch.randn(6, 6, dtype=F64, requires_grad=True)
     with pytest.raises(TypeError):  # the program of tensors, which these tests do not have

@@ -8,6 +8,8 @@ compiling takes about a second; what it cannot take is left to the program of te
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from .lifted import CapturedField, lifted
 
 LARGEST = 16  # numbers in a trajectory's state
 MOST_OPERATIONS = 4000  # on scalars, of a step
+MOST_PROGRAMS = 8  # for one kind of field: one that reads ever other numbers is left to where they are variables
 EXACT = (
     "autograd",
     "checkpoint",
@@ -33,6 +36,7 @@ EXACT = (
     "discrete_adjoint",
     "forward",
 )  # of which sensitivities are the gradient
+_written: Counter[Hashable] = Counter()
 _log = logging.getLogger(__name__)
 
 
@@ -122,6 +126,12 @@ def _solved(
             method, function, [], solver.controller, inputs.y0.shape[1], inputs.each.shape[1],
             sum(x.numel() for x in sources.common), wrt.seeds, dense,
         )  # fmt: skip
+        kind = (capture.kind_of(problem.flat.func), y.dtype, *key)
+        _written[kind] += 1
+        if _written[kind] > MOST_PROGRAMS:
+            raise InputError(
+                f"{MOST_PROGRAMS} programs were made for fields of its kind: a number that changes is compiled in"
+            )
         count = len(ordered(program.step.values()))
         if count > MOST_OPERATIONS:
             raise InputError(f"a step takes {count} operations on scalars, more than {MOST_OPERATIONS}")

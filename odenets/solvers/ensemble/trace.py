@@ -105,7 +105,7 @@ def trace(
                 continue
             try:
                 traced = _traced(field, events, y0, args, for_batch, own)
-                if not for_batch or _agrees(traced, field, y0, t0, args):
+                if (not for_batch and batched is None) or _agrees(traced, field, y0, t0, args):
                     return traced
                 reasons.append("its value for a batch is not what it is for each trajectory alone")
             except Untraceable as error:
@@ -150,7 +150,7 @@ def _traced(
 
     inputs = [
         torch.ones(lead, dtype=y0.dtype, device=y0.device),
-        torch.ones(*lead, *state, dtype=y0.dtype, device=y0.device),
+        torch.ones((*lead, *state), dtype=y0.dtype, device=y0.device),
         *(example.get(id(x), x.detach()) for x in tensors),
     ]
     size = state.numel()
@@ -237,6 +237,8 @@ def _operation(node: Any, values: dict[Any, Any]) -> Any:
     name = node.target._schema.name.split("::")[-1]
     in_place = name.endswith("_") and name not in OPERATIONS and name[:-1] in OPERATIONS
     operation = OPERATIONS.get(name[:-1] if in_place else name)
+    if operation is None and not node.all_input_nodes and torch.Tag.nondeterministic_seeded not in node.target.tags:
+        return node.target(*args, **kwargs).cpu().numpy()  # eye, arange, ...: the same numbers every time
     if operation is None:
         raise Untraceable(f"the operation {node.target} has no scalar form")
     try:
@@ -281,12 +283,13 @@ def _one_trajectory(outputs: np.ndarray, wanted: tuple[int, ...], count: int, wh
 
 
 def _agrees(traced: Traced, field: Callable[..., Any], y0: Tensor, t0: Tensor, args: tuple[Any, ...]) -> bool:
-    """Whether the scalars give the field's value at the start of the whole batch."""
+    """Whether the scalars give the field's value at the start of the whole batch, or of its only trajectory."""
     if not len(y0):
         return True
+    t, y = (t0, y0) if traced.batched else (t0[0], y0[0])
     with torch.no_grad():
         try:
-            value = field(t0.to(y0.dtype), y0, *args).expand_as(y0).reshape(len(y0), -1)
+            value = field(t.to(y0.dtype), y, *args).expand_as(y).reshape(len(y0), -1)
         except (RuntimeError, ValueError, TypeError, IndexError):
             return False
         mine = torch.stack(evaluate(traced, t0.to(y0.dtype), y0.reshape(len(y0), -1)), 1)

@@ -2,15 +2,19 @@
 from the cache, for what is written, so that any d fits in few registers; memory is read once and written once.
 """
 
+from collections.abc import Callable
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from odenets.kernels import tuning
 from odenets.kernels.backend import on_device_of
+from odenets.kernels.tuning import Tiles
 
 CHUNK = 4096
-"""Elements of X that a program holds at a time."""
+"""Elements of X that a program holds at a time, unless tuned."""
 
 
 @triton.jit
@@ -124,39 +128,53 @@ def backward_kernel(
         tl.store(dk_ptr + at_k, dk.to(dk_ptr.dtype.element_ty), mask=mk)
 
 
-def _launch(x: Tensor) -> tuple[tuple[int], int, int, int, dict[str, int]]:
-    """Grid, tokens, d, d_v and tile sizes for states [tokens, d, d_v]."""
-    tokens, d, dv = x.shape
+def _candidates(d: int, dv: int) -> list[Tiles]:
+    """Tile sizes that suit d and d_v: elements of X that a program holds at a time, and warps."""
     V = triton.next_power_of_2(dv)
-    D = min(triton.next_power_of_2(d), max(1, CHUNK // V))
-    R = max(1, CHUNK // 2 // (D * V))
-    return (
-        (triton.cdiv(tokens, R),),
-        tokens,
-        d,
-        dv,
-        {"R": R, "D": D, "V": V, "num_warps": min(8, max(1, R * D * V // 512))},
-    )
+    found: list[Tiles] = []
+    for elements, most in ((CHUNK, 8), (CHUNK // 2, 8), (CHUNK // 2, 4), (CHUNK, 4), (2 * CHUNK, 8)):
+        D = min(triton.next_power_of_2(d), max(1, elements // V))
+        R = max(1, elements // 2 // (D * V))
+        tiles = {"R": R, "D": D, "V": V, "num_warps": min(most, max(1, R * D * V // 512))}
+        if tiles not in found:
+            found.append(tiles)
+    return found
+
+
+def _run(operator: str, x: Tensor, launch: Callable[[tuple[int], Tiles], None]) -> None:
+    """launch(grid, tiles) for states x [tokens, d, d_v]."""
+    tokens, d, dv = x.shape
+    if x.numel():
+        with on_device_of(x):
+            tuning.run(
+                operator,
+                x,
+                (d, dv),
+                _candidates(d, dv),
+                lambda tiles: launch((triton.cdiv(tokens, tiles["R"]),), tiles),
+            )
 
 
 def forward(x: Tensor, k: Tensor, v: Tensor, beta: Tensor, eps: float | None) -> tuple[Tensor, Tensor]:
     """x [tokens, d, d_v], k [tokens, d], v [tokens, d_v], beta [tokens], all contiguous. Returns X+ and e."""
     out = torch.empty_like(x)
     e = torch.empty(v.shape, dtype=torch.float32, device=v.device)
-    grid, *sizes, tiles = _launch(x)
-    if x.numel():
-        with on_device_of(x):
-            forward_kernel[grid](x, k, v, beta, out, e, *sizes, eps or 0.0, NORMALISE=eps is not None, **tiles)
+
+    def launch(grid: tuple[int], tiles: Tiles) -> None:
+        forward_kernel[grid](x, k, v, beta, out, e, *x.shape, eps or 0.0, NORMALISE=eps is not None, **tiles)
+
+    _run("delta", x, launch)
     return out, e
 
 
 def undo(x: Tensor, k: Tensor, e: Tensor, beta: Tensor, eps: float | None) -> Tensor:
     """X from X+ [tokens, d, d_v], k, the e of the forward step and beta."""
     out = torch.empty_like(x)
-    grid, *sizes, tiles = _launch(x)
-    if x.numel():
-        with on_device_of(x):
-            undo_kernel[grid](x, k, e, beta, out, *sizes, eps or 0.0, NORMALISE=eps is not None, **tiles)
+
+    def launch(grid: tuple[int], tiles: Tiles) -> None:
+        undo_kernel[grid](x, k, e, beta, out, *x.shape, eps or 0.0, NORMALISE=eps is not None, **tiles)
+
+    _run("delta_undo", x, launch)
     return out
 
 
@@ -165,11 +183,12 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, k, v, beta from those of X+ and, unless None, of e."""
     dx, dk, dv, dbeta = (torch.empty_like(a) for a in (x, k, v, beta))
-    grid, *sizes, tiles = _launch(x)
-    if x.numel():
-        with on_device_of(x):
-            backward_kernel[grid](
-                g, g if ge is None else ge, x, k, v, beta, dx, dk, dv, dbeta, *sizes, eps or 0.0,
-                NORMALISE=eps is not None, ERROR=ge is not None, **tiles,
-            )  # fmt: skip
+
+    def launch(grid: tuple[int], tiles: Tiles) -> None:
+        backward_kernel[grid](
+            g, g if ge is None else ge, x, k, v, beta, dx, dk, dv, dbeta, *x.shape, eps or 0.0,
+            NORMALISE=eps is not None, ERROR=ge is not None, **tiles,
+        )  # fmt: skip
+
+    _run("delta, backward", x, launch)
     return dx, dk, dv, dbeta

@@ -7,8 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from odenets.kernels import tuning
 from odenets.kernels.backend import on_device_of
 from odenets.kernels.delta.triton import chunk
+from odenets.kernels.tuning import Tiles
 
 PROGRAMS = 264
 """Of the backward pass, each with sums of its own: two for every processor of the device."""
@@ -140,11 +142,17 @@ def backward_kernel(
         tl.debug_barrier()  # what one thread added, another may read in the next group
 
 
-def _tiles(d: int, dv: int) -> dict[str, int]:
+def _candidates(d: int, dv: int) -> list[Tiles]:
     """Several tokens at a time: the weights are read, and their gradients added, once for all of them."""
     V = triton.next_power_of_2(dv)
-    D = min(triton.next_power_of_2(d), max(1, 512 // V))
-    return {"R": max(1, min(8, 2048 // (D * V))), "D": D, "V": V, "num_warps": 8 if D * V > 128 else 4}
+    found: list[Tiles] = []
+    for row, elements, warps in ((512, 2048, 8), (256, 2048, 8), (512, 1024, 4), (512, 4096, 8), (1024, 2048, 8)):
+        D = min(triton.next_power_of_2(d), max(1, row // V))
+        R = max(1, min(8, elements // (D * V)))
+        tiles = {"R": R, "D": D, "V": V, "num_warps": warps if D * V > 128 else 4}
+        if tiles not in found:
+            found.append(tiles)
+    return found
 
 
 def forward(
@@ -160,13 +168,16 @@ def forward(
     e, scale, inverse = (
         torch.empty(shape, dtype=torch.float32, device=x.device) for shape in (v.shape, (tokens,), (tokens,))
     )
+
+    def launch(tiles: Tiles) -> None:
+        forward_kernel[(triton.cdiv(tokens, tiles["R"]),)](
+            x, k, v, beta, weight, gain, out, c, e, scale, inverse, tokens, d, dv, eps or 0.0, norm_eps,
+            NORMALISE=eps is not None, **tiles,
+        )  # fmt: skip
+
     if x.numel():
-        tiles = _tiles(d, dv)
         with on_device_of(x):
-            forward_kernel[(triton.cdiv(tokens, tiles["R"]),)](
-                x, k, v, beta, weight, gain, out, c, e, scale, inverse, tokens, d, dv, eps or 0.0, norm_eps,
-                NORMALISE=eps is not None, **tiles,
-            )  # fmt: skip
+            tuning.run("delta_compress", x, (d, dv), _candidates(d, dv), launch)
     return out, c, e, scale, inverse
 
 
@@ -179,12 +190,16 @@ def backward(
     dx, dk, dvalue, dbeta = (torch.empty_like(a) for a in (x, k, v, beta))
     if not x.numel():
         return dx, dk, dvalue, dbeta, torch.zeros_like(weight), torch.zeros_like(gain)
-    tiles = _tiles(d, dv)
-    programs = min(triton.cdiv(tokens, tiles["R"]), PROGRAMS)
-    dweight, dgain = (torch.empty(programs, *a.shape, dtype=torch.float32, device=x.device) for a in (weight, gain))
-    with on_device_of(x):
+
+    def launch(tiles: Tiles) -> tuple[Tensor, Tensor]:
+        programs = min(triton.cdiv(tokens, tiles["R"]), PROGRAMS)
+        dw, dgain = (torch.empty(programs, *a.shape, dtype=torch.float32, device=x.device) for a in (weight, gain))
         backward_kernel[(programs,)](
-            g, gc, x, k, v, beta, weight, gain, e, scale, inverse, dx, dk, dvalue, dbeta, dweight, dgain,
+            g, gc, x, k, v, beta, weight, gain, e, scale, inverse, dx, dk, dvalue, dbeta, dw, dgain,
             tokens, d, dv, NORMALISE=eps is not None, **tiles,
         )  # fmt: skip
-    return dx, dk, dvalue, dbeta, dweight.sum(0).to(weight.dtype), dgain.sum(0).to(gain.dtype)
+        return dw.sum(0), dgain.sum(0)
+
+    with on_device_of(x):
+        dw, dgain = tuning.run("delta_compress, backward", x, (d, dv), _candidates(d, dv), launch)
+    return dx, dk, dvalue, dbeta, dw.to(weight.dtype), dgain.to(gain.dtype)

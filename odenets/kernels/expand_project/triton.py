@@ -9,6 +9,7 @@ from torch import Tensor
 
 from odenets.kernels import tuning
 from odenets.kernels.backend import interpreted, on_device_of
+from odenets.kernels.tuning import Tiles
 
 PROGRAMS = 264
 """Of the backward pass, as many as that where features and tokens allow it: two for every processor of the device."""
@@ -226,7 +227,7 @@ def forward(x: Tensor, mixing: Tensor, post: Tensor, f: Tensor, phi: Tensor) -> 
         with on_device_of(x):
             parts, constants = _split(phi, x.dtype)
 
-            def launch(tiles: dict[str, int]) -> None:
+            def launch(tiles: Tiles) -> None:
                 forward_kernel[(triton.cdiv(tokens, tiles["T"]),)](
                     x, mixing, post, f, parts, out, m, square, tokens, C, P, N=n, **constants, **tiles
                 )
@@ -247,7 +248,7 @@ def backward(
     with on_device_of(x):
         parts, constants = _split(phi, x.dtype)
 
-        def launch(tiles: dict[str, int]) -> tuple[Tensor, ...]:
+        def launch(tiles: Tiles) -> tuple[Tensor, ...]:
             T = tiles["T"]
             blocks = triton.cdiv(C, tiles["BC"])
             splits = max(1, min(triton.cdiv(tokens, T), PROGRAMS // blocks))

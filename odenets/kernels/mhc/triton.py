@@ -5,7 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from odenets.kernels import tuning
 from odenets.kernels.backend import interpreted, on_device_of
+from odenets.kernels.tuning import Tiles
 
 
 @triton.jit
@@ -170,18 +172,29 @@ def project_backward_kernel(
     tl.store(partial_ptr + at, dphi, mask=wanted)
 
 
-def _columns(C: int, most: int) -> int:
-    return min(most, triton.next_power_of_2(C))
+def _blocks(C: int, most: int, per_warp: int = 256) -> list[Tiles]:
+    """Features that a program takes at a time: `most`, or less, and warps."""
+    found: list[Tiles] = []
+    for block in (most, most // 2, 2 * most):
+        block = min(block, triton.next_power_of_2(C))
+        for share in (1, 2):
+            tiles = {"BLOCK": block, "num_warps": min(8, max(1, share * block // per_warp))}
+            if tiles not in found:
+                found.append(tiles)
+    return found
 
 
 def aggregate(x: Tensor, pre: Tensor) -> Tensor:
     """x [tokens, n, C], pre [tokens, n], contiguous -> [tokens, C]."""
     tokens, n, C = x.shape
     out = x.new_empty(tokens, C)
+
+    def launch(tiles: Tiles) -> None:
+        aggregate_kernel[(tokens, triton.cdiv(C, tiles["BLOCK"]))](x, pre, out, C, N=n, **tiles)
+
     if x.numel():
-        block = _columns(C, 2048)
         with on_device_of(x):
-            aggregate_kernel[(tokens, triton.cdiv(C, block))](x, pre, out, C, N=n, BLOCK=block, num_warps=_warps(block))
+            tuning.run("aggregate", x, (n, C), _blocks(C, 2048), launch)
     return out
 
 
@@ -189,13 +202,16 @@ def aggregate_backward(g: Tensor, gx: Tensor | None, x: Tensor, pre: Tensor) -> 
     """dX and dpre from the gradient [tokens, C] of u and, unless None, another one of X to add to."""
     tokens, n, C = x.shape
     dx, dpre = torch.empty_like(x), torch.empty_like(pre)
+    M, through = triton.next_power_of_2(n), gx is not None
+
+    def launch(tiles: Tiles) -> None:
+        aggregate_backward_kernel[(tokens,)](
+            g, gx if through else g, x, pre, dx, dpre, C, THROUGH=through, N=n, M=M, **tiles
+        )
+
     if x.numel():
-        M, block = triton.next_power_of_2(n), _columns(C, 1024)
         with on_device_of(x):
-            aggregate_backward_kernel[(tokens,)](
-                g, g if gx is None else gx, x, pre, dx, dpre, C,
-                THROUGH=gx is not None, N=n, M=M, BLOCK=block, num_warps=_warps(block),
-            )  # fmt: skip
+            tuning.run(f"aggregate{'_through' * through}, backward", x, (n, C), _blocks(C, 1024), launch)
     return dx, dpre
 
 
@@ -203,11 +219,13 @@ def expand(x: Tensor, mixing: Tensor, post: Tensor, f: Tensor) -> Tensor:
     """x [tokens, n, C], mixing [tokens, n, n], post [tokens, n], f [tokens, C], contiguous -> X+."""
     tokens, n, C = x.shape
     out = torch.empty_like(x)
+
+    def launch(tiles: Tiles) -> None:
+        expand_kernel[(tokens, triton.cdiv(C, tiles["BLOCK"]))](x, mixing, post, f, out, C, N=n, **tiles)
+
     if x.numel():
-        block = _columns(C, 1024)
-        grid = (tokens, triton.cdiv(C, block))
         with on_device_of(x):
-            expand_kernel[grid](x, mixing, post, f, out, C, N=n, BLOCK=block, num_warps=_warps(block))
+            tuning.run("expand", x, (n, C), _blocks(C, 1024), launch)
     return out
 
 
@@ -217,25 +235,15 @@ def expand_backward(
     """Gradients of X, mixing, post and f from that of X+."""
     tokens, n, C = x.shape
     dx, dh, dpost, df = (torch.empty_like(a) for a in (x, mixing, post, f))
+    M = triton.next_power_of_2(n)
+
+    def launch(tiles: Tiles) -> None:
+        expand_backward_kernel[(tokens,)](g, x, mixing, post, f, dx, dh, dpost, df, C, N=n, M=M, **tiles)
+
     if x.numel():
-        M, block = triton.next_power_of_2(n), _columns(C, 512 if n <= 4 else 256)
-        with on_device_of(x):
-            expand_backward_kernel[(tokens,)](  # n^2 sums of a block's width in registers: many threads
-                g,
-                x,
-                mixing,
-                post,
-                f,
-                dx,
-                dh,
-                dpost,
-                df,
-                C,
-                N=n,
-                M=M,
-                BLOCK=block,
-                num_warps=min(8, max(1, block // 32)),
-            )
+        with on_device_of(x):  # n^2 sums of a block's width in registers: many threads
+            candidates = _blocks(C, 512 if n <= 4 else 256, per_warp=32)
+            tuning.run("expand, backward", x, (n, C), candidates, launch)
     return dx, dh, dpost, df
 
 
@@ -244,23 +252,18 @@ def project(x: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
     tokens, K = x.shape
     N = phi.shape[1]
     m, square = (torch.empty(shape, dtype=torch.float32, device=x.device) for shape in ((tokens, N), (tokens,)))
+    BN = max(16, triton.next_power_of_2(N))
+
+    def launch(tiles: Tiles) -> None:
+        project_kernel[(triton.cdiv(tokens, tiles["T"]),)](
+            x, phi, m, square, tokens, K, N, BN=BN, INTERPRETED=interpreted(), **tiles
+        )
+
     if tokens:
-        BN = max(16, triton.next_power_of_2(N))
+        sizes = ((32, 64, 8), (16, 64, 4)) if BN > 64 else ((32, 64, 4), (64, 64, 4), (64, 64, 8), (16, 128, 4))
         with on_device_of(x):
-            project_kernel[(triton.cdiv(tokens, 32),)](
-                x,
-                phi,
-                m,
-                square,
-                tokens,
-                K,
-                N,
-                T=32,
-                BK=64,
-                BN=BN,
-                INTERPRETED=interpreted(),
-                num_warps=8 if BN > 64 else 4,
-            )
+            candidates = [{"T": T, "BK": BK, "num_warps": warps} for T, BK, warps in sizes]
+            tuning.run("project", x, (K, N), candidates, launch)
     return m, square
 
 
@@ -269,22 +272,23 @@ def project_backward(gm: Tensor, gs: Tensor, x: Tensor, phi: Tensor) -> tuple[Te
     tokens, K = x.shape
     N = phi.shape[1]
     BN = max(16, triton.next_power_of_2(N))
-    T, BK = 32, 32 if BN > 64 else 64
-    blocks = triton.cdiv(K, BK)
-    splits = max(1, min(triton.cdiv(tokens, T), 264 // blocks))  # about two programs for every processor of the device
-    per_split = triton.cdiv(triton.cdiv(tokens, splits), T) * T
     dx = torch.empty_like(x)
-    partial = torch.empty(splits, K, N, dtype=torch.float32, device=x.device)
-    if tokens:
-        with on_device_of(x):
-            project_backward_kernel[(blocks, splits)](
-                gm, gs, x, phi, dx, partial, tokens, K, N, per_split,
-                T=T, BK=BK, BN=BN, INTERPRETED=interpreted(), num_warps=8,
-            )  # fmt: skip
-    else:
-        partial.zero_()
-    return dx, partial.sum(0).to(phi.dtype)
+    if not tokens:
+        return dx, torch.zeros_like(phi)
 
+    def launch(tiles: Tiles) -> Tensor:
+        T = tiles["T"]
+        blocks = triton.cdiv(K, tiles["BK"])
+        splits = max(1, min(triton.cdiv(tokens, T), 264 // blocks))  # two programs for every processor of the device
+        per_split = triton.cdiv(triton.cdiv(tokens, splits), T) * T
+        partial = torch.empty(splits, K, N, dtype=torch.float32, device=x.device)
+        project_backward_kernel[(blocks, splits)](
+            gm, gs, x, phi, dx, partial, tokens, K, N, per_split, BN=BN, INTERPRETED=interpreted(), **tiles
+        )
+        return partial.sum(0)
 
-def _warps(block: int) -> int:
-    return min(8, max(1, block // 256))
+    sizes = ((32, 32, 8), (16, 32, 8)) if BN > 64 else ((32, 64, 8), (32, 64, 4), (16, 64, 4), (32, 128, 8))
+    with on_device_of(x):
+        candidates = [{"T": T, "BK": BK, "num_warps": warps} for T, BK, warps in sizes]
+        dphi = tuning.run("project, backward", x, (K, N), candidates, launch)
+    return dx, dphi.to(phi.dtype)

@@ -7,9 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from odenets.kernels import tuning
 from odenets.kernels.backend import on_device_of
+from odenets.kernels.tuning import Tiles
 
-BLOCK = 1024
+CANDIDATES = [{"BLOCK": block, "num_warps": warps} for block, warps in ((1024, 4), (2048, 4), (2048, 8), (512, 4))]
 
 
 @triton.jit
@@ -54,14 +56,16 @@ def stage_sum(y: Tensor, h: Tensor, weights: Sequence[float], stages: Sequence[T
     """y [B, D], h [B] or [1], stages [B, D], all contiguous."""
     out = torch.empty_like(y)
     rows, D = y.shape
+    used = [(w, k) for w, k in zip(weights, stages) if w != 0]
+
+    def launch(tiles: Tiles) -> None:
+        stage_sum_kernel[(rows, triton.cdiv(D, tiles["BLOCK"]))](
+            y, h, tuple(k for _, k in used), tuple(w for w, _ in used), out, D, H=int(len(h) > 1), S=len(used), **tiles
+        )
+
     if y.numel():
-        used = [(w, k) for w, k in zip(weights, stages) if w != 0]
-        grid = (rows, triton.cdiv(D, BLOCK))
         with on_device_of(y):
-            stage_sum_kernel[grid](
-                y, h, tuple(k for _, k in used), tuple(w for w, _ in used), out, D,
-                H=int(len(h) > 1), S=len(used), BLOCK=BLOCK, num_warps=4,
-            )  # fmt: skip
+            tuning.run("stage_sum", y, (D, len(used)), CANDIDATES, launch)
     return out
 
 
@@ -77,13 +81,18 @@ def finish(
     """The new state and the mean square of the scaled error per row [B], float32."""
     out = torch.empty_like(y)
     rows, D = y.shape
-    blocks = max(1, triton.cdiv(D, BLOCK))
-    partial = torch.zeros(rows, blocks, dtype=torch.float32, device=y.device)
-    if y.numel():
-        used = [i for i in range(len(b)) if b[i] != 0 or b_error[i] != 0]
-        with on_device_of(y):
-            finish_kernel[(rows, blocks)](
-                y, h, tuple(stages[i] for i in used), tuple(b[i] for i in used), tuple(b_error[i] for i in used),
-                out, partial, D, rtol, atol, H=int(len(h) > 1), S=len(used), BLOCK=BLOCK, num_warps=4,
-            )  # fmt: skip
-    return out, partial.sum(1) / max(D, 1)
+    if not y.numel():
+        return out, torch.zeros(rows, dtype=torch.float32, device=y.device)
+    used = [i for i in range(len(b)) if b[i] != 0 or b_error[i] != 0]
+
+    def launch(tiles: Tiles) -> Tensor:
+        blocks = triton.cdiv(D, tiles["BLOCK"])
+        partial = torch.empty(rows, blocks, dtype=torch.float32, device=y.device)
+        finish_kernel[(rows, blocks)](
+            y, h, tuple(stages[i] for i in used), tuple(b[i] for i in used), tuple(b_error[i] for i in used),
+            out, partial, D, rtol, atol, H=int(len(h) > 1), S=len(used), **tiles,
+        )  # fmt: skip
+        return partial.sum(1) / D
+
+    with on_device_of(y):
+        return out, tuning.run("finish", y, (D, len(used)), CANDIDATES, launch)

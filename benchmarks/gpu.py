@@ -2,6 +2,7 @@
 bandwidth.
 
     python benchmarks/gpu.py [--json results.json] [--seconds 500] [--skip-models] [--skip-solvers] [--compile-models]
+                             [--tune]
     python benchmarks/gpu.py --dry-run      # on the CPU, through Triton's interpreter, tiny: no speed is measured
 
 From a checkout; needs torch, triton and numpy. The gate: every kernel equals the float64 reference, outputs and
@@ -37,9 +38,14 @@ def main() -> int:
     parser.add_argument("--skip-solvers", action="store_true", help="no solves of differential equations")
     parser.add_argument("--compile-models", action="store_true", help="whole models under torch.compile as well")
     parser.add_argument(
+        "--tune", action="store_true", help="tune tile sizes first; minutes of compiling, less where they are cached"
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="run every path once on the CPU, tiny, and measure nothing"
     )
     options = parser.parse_args()
+    if options.tune:
+        os.environ["ODENETS_TUNE"] = "1"
     if options.dry_run:  # before anything imports Triton
         os.environ["TRITON_INTERPRET"] = "1"
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -135,12 +141,12 @@ def run(options: argparse.Namespace, begun: float) -> dict[str, Any]:
     gpu = None if dry else torch.cuda.get_device_name()
     return describe_run(packages) | {
         "gpu": gpu, "cuda": torch.version.cuda, "copy_gb_per_s": copy, "operators": rows, "models": models,
-        "solvers": solves, "skipped": skipped, "seconds": round(time.monotonic() - begun),
+        "solvers": solves, "tuned": options.tune, "skipped": skipped, "seconds": round(time.monotonic() - begun),
     }  # fmt: skip
 
 
 def _line(row: dict[str, Any]) -> str:
-    name = f"{row['operator']:<13}{row['pass']:<9}{row['tokens']:>6} x {row['C']:<5}{row['implementation']:<9}"
+    name = f"{row['operator']:<18}{row['pass']:<9}{row['tokens']:>6} x {row['C']:<5}{row['implementation']:<9}"
     if "p50_us" not in row:
         return f"{name} not measured" + ("" if row["agrees"] else ", DIFFERS from the reference")
     times = f"{row['p20_us']:9.1f}{row['p50_us']:9.1f}{row['p80_us']:9.1f} us"

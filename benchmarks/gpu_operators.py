@@ -45,9 +45,16 @@ CASES = {
         lambda C: 2 * C * (2 * VALUE_CHANNELS + 1),
         lambda C: 2 * C * (3 * VALUE_CHANNELS + 2),
     ),
+    "delta_compress": Case(
+        lambda C: (C, VALUE_CHANNELS),
+        lambda C: 2 * C * (2 * VALUE_CHANNELS + 2),
+        lambda C: 2 * C * (3 * VALUE_CHANNELS + 3),
+    ),
     "project": _streams(4, 8),
     "aggregate": _streams(5, 9),
+    "aggregate_through": _streams(5, 13),
     "expand": _streams(9, 14),
+    "expand_project": _streams(9, 14),
     "sinkhorn": _matrices(8, 12),
     "coefficients": Case(
         lambda _: (STREAMS,),

@@ -49,11 +49,6 @@ def _delta_and_next(tokens, d, dv):
     return _delta(tokens, d, dv) | {"weight": normal(d, dv), "gain": normal(d)}
 
 
-def _aggregate_and_double(x, pre, backend):
-    u, x = aggregate_through(x, pre, backend)
-    return u, 2 * x
-
-
 def _generators(tokens, n):
     basis = generator_basis(n, "cyclic").to(DEVICE)
     return {"m": generator_from_rates(2 * torch.rand(*tokens, len(basis), device=DEVICE), basis)}
@@ -93,7 +88,7 @@ OPERATORS = {
         aggregate, lambda t, n, c: {"x": normal(*t, n, c), "pre": normal(*t, n)}, [(4, 63), (3, 127), (1, 1)]
     ),
     "aggregate_through": Operator(
-        _aggregate_and_double,
+        aggregate_through,
         lambda t, n, c: {"x": normal(*t, n, c), "pre": normal(*t, n)},
         [(4, 63)],
         frozenset({"pre"}),

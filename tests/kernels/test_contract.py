@@ -11,6 +11,8 @@ from tests.kernels.comparison import compare
 from tests.kernels.operators import DEVICE, OPERATORS, TOKENS, mapped, outputs, tensors, with_gradients
 
 NAMES = list(OPERATORS)
+STREAMS = ("aggregate", "aggregate_through", "expand", "project", "expand_project")
+TUNED = (*STREAMS, "delta", "delta_compress", "stage_sum", "finish")
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # padding of the tiles
 
 
@@ -56,6 +58,22 @@ def test_more_tokens_than_a_tile(name: str):
 def test_programs_that_take_several_tiles_of_tokens(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(f"odenets.kernels.{name}.triton.PROGRAMS", 2)
     compare(name, (75,), (3, 2), torch.float32)
+
+
+@pytest.mark.slow  # every operator with every tile size: minutes of interpreting
+@pytest.mark.parametrize("number", range(1, 5))
+@pytest.mark.parametrize("name", TUNED)
+def test_every_tile_size_to_tune_from(name: str, number: int, monkeypatch: pytest.MonkeyPatch):
+    launched = []
+
+    def run(operator, x, sizes, candidates, launch):
+        launched.append(candidates[min(number, len(candidates) - 1)])
+        return launch(launched[-1])
+
+    monkeypatch.setattr("odenets.kernels.tuning.run", run)
+    size = (4, 35) if name in STREAMS else (300, 4) if name.startswith("delta") else (1500,)
+    compare(name, (70,), size, torch.float32)
+    assert len(launched) >= 1
 
 
 @pytest.mark.parametrize("name", NAMES)

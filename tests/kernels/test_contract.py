@@ -10,7 +10,10 @@ from torch import Tensor
 from tests.kernels.comparison import compare
 from tests.kernels.operators import DEVICE, OPERATORS, TOKENS, mapped, outputs, tensors, with_gradients
 
+# Operators made of two others, whose every number of tokens is worth seconds of interpreting only where asked for.
+JOINED = ("expand_project", "delta_compress", "delta_compress given k", "aggregate_through")
 NAMES = list(OPERATORS)
+MOSTLY = [pytest.param(n, marks=pytest.mark.slow if n in JOINED[2:] else ()) for n in NAMES]
 STREAMS = ("aggregate", "aggregate_through", "expand", "project", "expand_project")
 TUNED = (*STREAMS, "delta", "delta_compress", "stage_sum", "finish")
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # padding of the tiles
@@ -28,8 +31,15 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: fill(empty_like(*a, **k)))
 
 
-@pytest.mark.parametrize("tokens", TOKENS, ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        pytest.param(n, t, marks=pytest.mark.slow if n in JOINED and t not in ((2, 3), (0,)) else ())
+        for n in NAMES
+        for t in TOKENS
+    ],
+    ids=str,
+)
 def test_kernel_equals_the_reference_with_gradients(name: str, tokens: tuple[int, ...]):
     compare(name, tokens, OPERATORS[name].sizes[0], torch.float32)
 
@@ -44,7 +54,7 @@ def test_half_precision(name: str):
     compare(name, (5,), OPERATORS[name].sizes[0], torch.bfloat16)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MOSTLY)
 def test_memory_in_another_order(name: str):
     compare(name, (2, 3), OPERATORS[name].sizes[0], torch.float32, noncontiguous=True)
 
@@ -76,7 +86,7 @@ def test_every_tile_size_to_tune_from(name: str, number: int, monkeypatch: pytes
     assert len(launched) >= 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MOSTLY)
 def test_inputs_are_not_written_to(name: str):
     inputs = OPERATORS[name].make((3,), *OPERATORS[name].sizes[0])
     before = [x.clone() for x in tensors(inputs)]
@@ -98,7 +108,7 @@ def test_reference_passes_gradcheck(name: str):
     assert torch.autograd.gradcheck(lambda *a: call(), leaves, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MOSTLY)
 def test_survives_the_compiler_whole(name: str):
     torch._dynamo.reset()
     operator = OPERATORS[name]

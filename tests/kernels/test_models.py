@@ -68,7 +68,12 @@ def losses(name: str, preferred: str, autocast: bool = False) -> tuple[list[floa
     return found, model
 
 
-SLOW = ("mHC exponential", "mHC Cayley", "HC")  # interpreted a second time through other schemes: a minute
+SLOW = (
+    "mHC exponential",
+    "mHC Cayley",
+    "HC",
+    "delta, |k| as it is",
+)  # interpreted a second time through other schemes: a minute
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in MODELS])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +117,9 @@ def _measure(problem: Problem, dry: bool) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"problem": problem.title, "contender": name}
         rows.append(row)
         try:
-            row["first_s"], y = _timed(run)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "solved eagerly")  # it would not be what its name says
+                row["first_s"], y = _timed(run)
         except Exception as error:  # refused, or a peer that fails: the others are still measured
             row["note"] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
             continue

@@ -1,6 +1,8 @@
-"""van der Pol by diffrax under jit: solves once for every line read. Run by compiled.py in its own environment.
+"""van der Pol or Robertson by diffrax under jit: solves once for every line read. Run by compiled.py in its own environment.
 
-python benchmarks/compiled_diffrax.py joint|per_sample STARTS.npy END INTERVALS TOLERANCE
+python benchmarks/compiled_diffrax.py joint|per_sample|robertson STARTS.npy END INTERVALS TOLERANCE
+
+STARTS holds initial states, of "robertson" the factors of its slow rate [batch].
 """
 
 from __future__ import annotations
@@ -22,6 +24,20 @@ def van_der_pol(t, y, args):
     return jnp.stack([v, 10.0 * (1 - x * x) * v - x], axis=-1)
 
 
+def robertson(t, y, rate):
+    a, b, c = y
+    first, second, third = 0.04 * rate * a, 1e4 * b * c, 3e7 * b**2
+    return jnp.stack([second - first, first - second - third, third])
+
+
+def solve_robertson(rate, end: float, tolerance: float):
+    controller = diffrax.PIDController(rtol=tolerance, atol=1e-4 * tolerance)
+    return diffrax.diffeqsolve(
+        diffrax.ODETerm(robertson), diffrax.Kvaerno5(), 0.0, end, None, jnp.array([1.0, 0, 0]), args=rate,
+        stepsize_controller=controller, max_steps=100_000,
+    ).ys[-1]  # fmt: skip
+
+
 def main(clock: str, starts: str, end: float, intervals: int, tolerance: float) -> None:
     y0, ts = jnp.array(np.load(starts)), jnp.linspace(0, end, intervals + 1)
 
@@ -32,6 +48,8 @@ def main(clock: str, starts: str, end: float, intervals: int, tolerance: float) 
         ).ys  # fmt: skip
 
     run = jax.jit(jax.vmap(solve, out_axes=1) if clock == "per_sample" else solve)
+    if clock == "robertson":
+        run = jax.jit(jax.vmap(lambda rate: solve_robertson(rate, end, tolerance)))
     started = time.perf_counter()
     ys = jax.block_until_ready(run(y0))
     compiled = time.perf_counter() - started

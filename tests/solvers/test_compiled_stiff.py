@@ -269,7 +269,7 @@ def test_larger_systems(traced, solver, size):
     matrix = vectors * rates @ vectors.T
 
     def field(t, y):
-        return torch.sin(t) * vectors[:, 0] - y @ matrix
+        return torch.sin(t)[:, None] * vectors[:, 0] - y @ matrix
 
     y0 = torch.stack([points * (1 - points), torch.sin(math.pi * points) ** 3])
     found, _ = both(field, y0, (0.0, 0.5), solver=solver, rtol=1e-6, atol=1e-9, per_sample=True)
@@ -277,6 +277,25 @@ def test_larger_systems(traced, solver, size):
     driven = (rate * math.sin(t) - math.cos(t) + math.exp(-rate * t)) / (1 + rate**2)
     exact = (y0 @ vectors * torch.exp(-rates * t)) @ vectors.T + driven * vectors[:, 0]
     assert torch.allclose(found.ys[-1], exact, rtol=0, atol=2e-6)
+
+
+@slow
+@pytest.mark.parametrize("solver", ["rodas5p", "kvaerno3"])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_other_sizes_of_batches_and_systems(traced, solver, per_sample):
+    """The second size of a batch compiles once more, a third one never; systems of other sizes are solved as well."""
+    settings = {"solver": solver, "rtol": 1e-4, "atol": 1e-7, "per_sample": per_sample}
+    graphs = []
+    for size in (3, 5, 8):
+        starts = torch.linspace(0.5, 2, 2 * size, dtype=F64).reshape(size, 2)
+        found, eager = both(Relaxation(), starts, (0.0, 0.5), **settings)
+        assert found.success
+        assert torch.allclose(found.ys, eager.ys, rtol=1e-3, atol=1e-6)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[2] == graphs[1]
+    for size in (1, 2, 3, 6):
+        found, _ = both(lambda t, y: -50 * y.flip(-1), torch.ones(2, size, dtype=F64), (0.0, 0.1), **settings)
+        assert torch.allclose(found.ys[-1], torch.full((), math.exp(-5), dtype=F64), rtol=1e-2)
 
 
 @slow

@@ -49,7 +49,13 @@ def solve_compiled(problem: SolveProblem, gradient: Gradient, mode: str) -> Solu
     Raises:
         InputError: with mode "solve", for what no compiled solve can do.
     """
-    refusal = (capture.kind_of(problem.flat.func), type(problem.solver))
+    name = getattr(problem.solver, "method", None)
+    # some fields are captured, but their Jacobians are not
+    refusal = (
+        capture.kind_of(problem.flat.func),
+        type(problem.solver),
+        type(ONE_STEP.get(name) if isinstance(name, str) else name),
+    )
     small = lanes.takes(problem, gradient) and not capture.refused(refusal)
     try:
         solution = lanes.solve_in_lanes(problem) if small else None

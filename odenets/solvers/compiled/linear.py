@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp, vmap
+from torch.func import vjp, vmap
 
 from ..step import Field
 
@@ -20,8 +20,8 @@ INVERTED = 32  # up to this size one inverse costs less than calling LAPACK for 
 def slopes(field: Field, t: Tensor, y: Tensor, batch_dims: int, along_time: bool) -> tuple[Tensor, Tensor | None]:
     """df/dy [*batch, D, D] and, where wanted, df/dt (shaped like y), exact.
 
-    All rows of the Jacobian are pulled back at once: pushing all tangents forward at once cannot be captured for a batch
-    whose size is a variable.
+    All rows of the Jacobian are pulled back at once. df/dt pulls back twice: the transpose of the map that pulls back to t.
+    Forward mode would be shorter, but in captured code it takes the size of a batch for a constant.
     """
     batch, state = y.shape[:batch_dims], y.shape[batch_dims:]
     size = state.numel()
@@ -31,7 +31,8 @@ def slopes(field: Field, t: Tensor, y: Tensor, batch_dims: int, along_time: bool
     jacobian = rows.reshape(size, *batch, size).movedim(0, -2)
     if not along_time:
         return jacobian, None
-    return jacobian, jvp(lambda time: field(time, y), (t,), (torch.ones_like(t),))[1]
+    back_to_time = vjp(lambda time: field(time, y), t)[1]
+    return jacobian, vjp(lambda weight: back_to_time(weight)[0], torch.zeros_like(y))[1](torch.ones_like(t))[0]
 
 
 class Factors(Protocol):

@@ -64,6 +64,7 @@ class BoundNewton(BoundMethod):
         self.method, self.tableau = method, method.tableau
         self.field, self.accuracy = field, accuracy
         self.gamma = self.tableau.a[-1][-1]
+        self.known, self.guesses = before_stage(self.tableau.a), before_stage(method.guesses)
 
     def trial(
         self, times: Sequence[Tensor], h: StepSize, y: Tensor, derivative: Callable[[], Tensor], with_error: bool = True
@@ -73,7 +74,7 @@ class BoundNewton(BoundMethod):
         assert tableau.b_error is not None
         jacobian, _ = slopes(self.field, times[0], y, self.method.batch_dims, along_time=False)
         lu = factorised(jacobian, (h.reshape(-1) if h.dim() else h) * self.gamma)
-        stages, failed, updates = self._solve(lu, times, h, y, f0, jacobian.shape[:-1])
+        stages, failed, updates = self._solve(lu, times, h, y, f0)
         y1 = add_scaled(y, h, weighted_sum(tableau.b, stages))
         error = weighted_sum(tableau.b_error, stages)
         assert error is not None
@@ -84,7 +85,7 @@ class BoundNewton(BoundMethod):
         return Trial(y1, error, stages, failed, updates)
 
     def _solve(
-        self, lu: Factors, times: Sequence[Tensor], h: Tensor, y: Tensor, f0: Tensor, systems: Sequence[int]
+        self, lu: Factors, times: Sequence[Tensor], h: Tensor, y: Tensor, f0: Tensor
     ) -> tuple[list[Tensor], Tensor, Tensor]:
         """The stages, where they were not found, and the number of updates."""
         count, limit, keep = self.tableau.stages, self.method.max_iterations, int(self.accuracy.per_sample)
@@ -104,12 +105,13 @@ class BoundNewton(BoundMethod):
         ) -> tuple[Tensor, ...]:  # fmt: skip
             active = (stage < count) & ~failed
             known = [f0, *found]
-            base = add_scaled(y, h, _of_stage(self.tableau.a, stage, known))
+            base = add_scaled(y, h, _of_stage(self.known, stage, known))
             time = times[-1]
             for i in range(1, count - 1):
                 time = torch.where(stage == i, times[i], time)
             residual = self.field(time, base + k * (h * self.gamma)) - k
-            delta = lu.solve(residual.reshape(systems)).reshape(y.shape)
+            by_system = residual.reshape(*residual.shape[: self.method.batch_dims], -1)
+            delta = lu.solve(by_system).reshape(residual.shape)
             moves = delta * (h * self.gamma)
             size = torch.as_tensor(self.accuracy.norm(moves * scale)).abs().to(torch.float64)
 
@@ -128,7 +130,7 @@ class BoundNewton(BoundMethod):
             k = torch.where(over_state(active & ~bad, y), k + delta, k)
             found = tuple(torch.where(over_state(good & (stage == i), y), k, other) for i, other in enumerate(found, 1))
             stage = stage + good
-            guess = _of_stage(self.method.guesses, stage, [f0, *found])
+            guess = _of_stage(self.guesses, stage, [f0, *found])
             k = torch.where(over_state(good, y), guess, k)
             eta = torch.where(good, _first(eta), eta)
             iteration = torch.where(good, 0, iteration + 1)
@@ -151,14 +153,18 @@ class BoundNewton(BoundMethod):
         return torch.maximum(10 * epsilon / rtol.clamp(min=epsilon), rtol.sqrt().clamp(max=0.03))
 
 
-def _of_stage(rows: Sequence[Row], stage: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    """sum_j rows[i][j] x_j over the stages j before i, the stage of each clock (at least 1)."""
+def before_stage(rows: Sequence[Row]) -> Tensor:
+    """The weights of the stages before each [s + 1, s]; none once there is no stage left."""
+    count = len(rows)
+    table = [[*row[:i], *([0.0] * (count - min(i, len(row))))] for i, row in enumerate(rows)]
+    return torch.tensor([*table, [0.0] * count], dtype=torch.float64)
+
+
+def _of_stage(weights: Tensor, stage: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """sum_j w_ij x_j with i the stage of each clock."""
+    of_clock = weights.index_select(0, stage.reshape(-1)).reshape(*stage.shape, len(tensors)).to(tensors[0].dtype)
     total = torch.zeros_like(tensors[0])
-    for j, tensor in enumerate(tensors):
-        weight = torch.zeros_like(stage, dtype=tensor.dtype)
-        for i, row in enumerate(rows):
-            if j < min(i, len(row)) and row[j]:
-                weight = torch.where(stage == i, row[j], weight)
+    for weight, tensor in zip(of_clock.unbind(-1), tensors):
         total = total + over_state(weight, tensor) * tensor
     return total
 

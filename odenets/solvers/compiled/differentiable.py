@@ -4,6 +4,7 @@ of autograd's graph for the whole solve.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,23 +38,26 @@ def differentiates(problem: SolveProblem) -> bool:
     return bool(trace.reads(problem.flat, t, y))
 
 
-def parameters_of(problem: SolveProblem, gradient: Gradient) -> tuple[Tensor, ...]:
+def parameters_of(
+    problem: SolveProblem, gradient: Gradient, read: Sequence[Tensor] | None = None
+) -> tuple[Tensor, ...]:
     """What to differentiate with respect to besides y, each tensor once: the given params, else what the field reads, and
-    the parameters of a module that it does not.
+    the parameters of a module that it does not. `read` is what the field reads, where a program has told already.
 
     Raises:
         CannotCapture: if the field cannot be captured.
     """
     if problem.params is not None and gradient.name != "autograd":
         return distinct(problem.params)
-    y, t = start_of(problem)
-    read = trace.reads(problem.flat, t, y)
+    if read is None:
+        y, t = start_of(problem)
+        read = trace.reads(problem.flat, t, y)
     if gradient.name == "autograd":
-        return tuple(read)
+        return distinct(read)
     try:
         return distinct([*read, *problem.parameters(gradient.name)])
     except InputError:  # a plain function, of which only its capture shows what it depends on
-        return tuple(read)
+        return distinct(read)
 
 
 class Differentiable(torch.autograd.Function):

@@ -39,18 +39,17 @@ def solve_adaptive(problem: SolveProblem, gradient: Gradient) -> Solution | None
     Raises:
         CannotCapture: if the field cannot be compiled.
     """
-    params = parameters_of(problem, gradient)
     settings = settings_of(problem, problem.save_at != "end" and problem.ts.shape[-1] > 2)
     keeps = not isinstance(gradient, Recursive)
     room, searched = ROOM, None
     while searched is None:
         searched = _search(problem, settings, Kept(keeps, keeps and settings.outputs), room)
         room *= 8
-    clock, iterations, starts, kept = searched
-    if int(clock.status.max()) or int(clock.status.min()):
+    clock, iterations, starts, kept, read = searched
+    failed, n = torch.stack([clock.status.abs().amax(), clock.accepted.amax()]).tolist()
+    if failed:
         return None
     counts = clock.accepted.reshape(-1)
-    n = int(counts.max())
     grid = torch.cat([starts[:n], clock.t[None]])
     states = kept[0][:n] if keeps else None
     if settings.per_sample:  # steps of size zero from where they ended for those that have arrived
@@ -71,7 +70,7 @@ def solve_adaptive(problem: SolveProblem, gradient: Gradient) -> Solution | None
     else:
         run.states = states
         run.ys = clock.y[None] if outputs is None else outputs.states(states, clock.y, kept[1])
-    ys = Differentiable.apply(run, problem.y, *params)
+    ys = Differentiable.apply(run, problem.y, *parameters_of(problem, gradient, read))
     found = solution_of(problem, settings, Outcome(torch.cat([problem.y[None], ys]), clock, iterations))
     run.stats = found.stats
     return found
@@ -96,12 +95,14 @@ def solve_fixed(problem: SolveProblem, gradient: Gradient, grid: Tensor, places:
 
 
 def _search(problem: SolveProblem, settings: LoopSettings, kept: Kept, room: int) -> Any:
-    """The clock at the end, iterations, starts of the steps and what is kept of them; None if there was not enough room."""
+    """The clock at the end, iterations, starts of the steps, what is kept of them, and what the field read; None if there
+    was not enough room.
+    """
     ts = problem.ts.detach()
     ts = ts[..., :: ts.shape[-1] - 1]
     ts = ts.expand(len(problem.y), 2).contiguous() if settings.per_sample else ts.clone()
     y, t = start_of(problem)
-    found, _ = trace.call(
+    found, read = trace.call(
         Search(settings, kept), (settings, kept), problem.flat, t, y, ts,
         *numbers_of(problem), nodes_of(settings.tableau, ts), room_for(room, y),
     )  # fmt: skip
@@ -109,7 +110,7 @@ def _search(problem: SolveProblem, settings: LoopSettings, kept: Kept, room: int
     clock = Clock(*found[:parts])
     if bool((clock.status == -1).any()):
         return None
-    return clock, found[parts], found[parts + 1], found[parts + 2 :]
+    return clock, found[parts], found[parts + 1], found[parts + 2 :], read
 
 
 class Recorded:

@@ -1,8 +1,10 @@
-"""van der Pol or Robertson by diffrax under jit: solves once for every line read. Run by compiled.py in its own environment.
+"""van der Pol, Robertson or the gradient of a network's flow by diffrax under jit: solves once for every line read. Run by
+compiled.py in its own environment.
 
-python benchmarks/compiled_diffrax.py joint|per_sample|robertson STARTS.npy END INTERVALS TOLERANCE
+python benchmarks/compiled_diffrax.py joint|per_sample|robertson|gradient STARTS.npy END INTERVALS TOLERANCE
 
-STARTS holds initial states, of "robertson" the factors of its slow rate [batch].
+STARTS holds initial states, of "robertson" the factors of its slow rate [batch], of "gradient" the weights of the network
+8 -> 32 -> 8 and then its states [64, 8], one after the other.
 """
 
 from __future__ import annotations
@@ -38,7 +40,29 @@ def solve_robertson(rate, end: float, tolerance: float):
     ).ys[-1]  # fmt: skip
 
 
+def gradient_of_network(numbers, end: float, tolerance: float):
+    """Of the mean square at the end, by diffrax's default, RecursiveCheckpointAdjoint; in single precision."""
+    shapes = [(32, 8), (32,), (8, 32), (8,), (64, 8)]
+    places = np.cumsum([np.prod(shape) for shape in shapes])[:-1]
+    *weights, y0 = [x.reshape(shape) for x, shape in zip(jnp.split(numbers, places), shapes)]
+
+    def network(t, y, weights):
+        w1, b1, w2, b2 = weights
+        return jnp.tanh(y @ w1.T + b1) @ w2.T + b2
+
+    def loss(weights):
+        found = diffrax.diffeqsolve(
+            diffrax.ODETerm(network), diffrax.Dopri5(), 0.0, end, None, y0, weights,
+            stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
+        )  # fmt: skip
+        return jnp.mean(found.ys[-1] ** 2)
+
+    return jnp.concatenate([g.reshape(-1) for g in jax.grad(loss)(weights)])
+
+
 def main(clock: str, starts: str, end: float, intervals: int, tolerance: float) -> None:
+    if clock == "gradient":
+        jax.config.update("jax_enable_x64", False)
     y0, ts = jnp.array(np.load(starts)), jnp.linspace(0, end, intervals + 1)
 
     def solve(y0):
@@ -50,6 +74,8 @@ def main(clock: str, starts: str, end: float, intervals: int, tolerance: float) 
     run = jax.jit(jax.vmap(solve, out_axes=1) if clock == "per_sample" else solve)
     if clock == "robertson":
         run = jax.jit(jax.vmap(lambda rate: solve_robertson(rate, end, tolerance)))
+    if clock == "gradient":
+        run = jax.jit(lambda numbers: gradient_of_network(numbers, end, tolerance))
     started = time.perf_counter()
     ys = jax.block_until_ready(run(y0))
     compiled = time.perf_counter() - started

@@ -96,9 +96,10 @@ class DiffraxContender:
 
 
 def contenders(diffrax: Diffrax, stiff: bool, backward: bool) -> list[DiffraxContender]:
-    """Its rows. An implicit method with one step size would factorise one matrix for the whole batch: left out."""
+    """Its rows. An implicit method with one step size would factorise one matrix for the whole batch, and a stiff system
+    solved backward is unstable: both left out."""
     found = []
-    for gradient in ("checkpoint", "backsolve") if backward else ("",):
+    for gradient in ("checkpoint", "backsolve")[: 1 if stiff else 2] if backward else ("",):
         how = f", {gradient}" if gradient else ""
         found.append(DiffraxContender(diffrax, f"jit of vmap{how}", "each", gradient))
         if not stiff and not gradient:

@@ -13,7 +13,13 @@ from marked import about, markdown
 from .rounds import Row
 from .systems import System
 
-BASES = ("odenets compiled", "odenets rodas5p compiled", "odenets eager", "odenets kvaerno5")
+BASES = (
+    "odenets compiled",
+    "odenets rodas5p compiled, per sample",
+    "odenets rodas5p compiled",
+    "odenets eager",
+    "odenets rodas5p",
+)
 HOW = """\
 Relative tolerance {tolerance:g} in the tables, absolute tolerance the same (Robertson: 1e-4 of it), float64, the state
 at the end; one thread, times are seconds of processor time. Everybody solves by dopri5 where no other method is named
@@ -21,15 +27,15 @@ at the end; one thread, times are seconds of processor time. Everybody solves by
 largest of |y - exact| / (s + |exact|) over all trajectories and components, s = atol / rtol; `gradient error` the largest
 of |g - exact| / |exact| over y0 and the parameters, for the loss mean |y(end)|^2. Beyond the gate printed with a system
 there is no speed. Contenders take turns; a solve of more than 2 s is not repeated, one of more than 20 s (65536
-trajectories: 60 s) is given up. `time over ours` compares with `odenets compiled` (`odenets rodas5p compiled`), one step
-size for all trajectories, or where that was not measured with the eager solve. Times at equal error lie between two
-tolerances of one contender, on the lines of the figures."""
+trajectories: 60 s) is given up. `time over ours` compares with `odenets compiled`, one step size for
+all trajectories (Robertson: `odenets rodas5p compiled`, one step size each), or where that was not measured with the eager
+solve. Times at equal error lie between two tolerances of one contender, on the lines of the figures."""
 LEFT_OUT = """\
 scipy has neither batches nor gradients: it solves one trajectory after the other, and 65536 would take minutes to hours.
-torchdiffeq and torchode have no implicit method. diffrax with one step size is left out for Robertson: it would factorise
-one matrix for the whole batch. 65536 trajectories are 256 different ones (Robertson: 16) over and over; a
-contender without a row there was not asked, for the time that it would take. For one trajectory, a step size each is the
-same as one for all."""
+torchdiffeq and torchode have no implicit method. For Robertson two of diffrax's ways are left out: one step size, for it
+would factorise one matrix for the whole batch, and BacksolveAdjoint, for backward in time the system is unstable. 65536
+trajectories are 256 different ones (Robertson: 16) over and over; a contender without a row there was not asked, for the
+time that it would take. For one trajectory, a step size each is the same as one for all."""
 HEAD = ("", "error", "compile, s", "median, ms", "quartiles, ms", "time over ours")
 
 

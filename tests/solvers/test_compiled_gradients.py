@@ -74,12 +74,14 @@ def gradients(field: nn.Module, ts, mode, weighted: bool = True, **settings):
     return solution, torch.autograd.grad(loss, [start, field.w])
 
 
-def same_as_eager(field: nn.Module, ts, atol: float = 1e-11, **settings) -> None:
+def same_as_eager(field: nn.Module, ts, atol: float = 1e-11, **settings) -> int:
+    """Returns the number of steps."""
     (mine, found), (eager, expected) = (gradients(field, ts, mode, **settings) for mode in ("solve", False))
     assert torch.equal(torch.as_tensor(mine.stats.accepted), torch.as_tensor(eager.stats.accepted))
     assert torch.allclose(mine.ys, eager.ys, rtol=0, atol=1e-13)
-    for mine, eager in zip(found, expected):
-        assert torch.allclose(mine, eager, rtol=1e-11, atol=atol)
+    for x, y in zip(found, expected):
+        assert torch.allclose(x, y, rtol=1e-11, atol=atol)
+    return int(torch.as_tensor(mine.stats.accepted).max())
 
 
 def test_gradients_of_earlier_states_equal_the_closed_form_and_the_eager_ones():
@@ -240,8 +242,8 @@ def test_backwards_in_time():
 
 @SLOW
 def test_more_steps_than_there_was_room_for(monkeypatch):
-    monkeypatch.setattr(recorded, "ROOM", 4)
-    same_as_eager(Pendulum(), TIMES, solver="fehlberg2", **LOOSE)
+    monkeypatch.setattr(recorded, "BYTES", 1)
+    assert same_as_eager(Pendulum(), TIMES, solver="fehlberg2", rtol=1e-5, atol=1e-5) > 8
 
 
 @SLOW

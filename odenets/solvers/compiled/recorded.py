@@ -31,6 +31,7 @@ from .steps import Kept, PullBack, Search, Take
 
 PIECE = 16  # steps that "recursive" runs again at once
 ROOM = 256  # steps noted at first; a solve with more of them begins again with room for more
+BYTES = 2**28  # for their states at first
 
 
 def solve_adaptive(problem: SolveProblem, gradient: Gradient) -> Solution | None:
@@ -41,7 +42,8 @@ def solve_adaptive(problem: SolveProblem, gradient: Gradient) -> Solution | None
     """
     settings = settings_of(problem, problem.save_at != "end" and problem.ts.shape[-1] > 2)
     keeps = not isinstance(gradient, Recursive)
-    room, searched = ROOM, None
+    room = max(8, min(ROOM, BYTES // (problem.y.numel() * problem.y.element_size()))) if keeps else ROOM
+    searched = None
     while searched is None:
         searched = _search(problem, settings, Kept(keeps, keeps and settings.outputs), room)
         room *= 8

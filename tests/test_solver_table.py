@@ -135,7 +135,7 @@ def test_time_at_equal_error_lies_on_the_line_between_two_tolerances(parts):
     assert parts["report"].at_error(rows, 1e-7) is None
 
 
-@pytest.mark.slow  # compiles every contender that compiles: a minute
+@pytest.mark.slow  # compiles every contender that compiles: minutes
 def test_the_whole_command_writes_table_data_and_figure(monkeypatch, tmp_path, parts):
     solvers = importlib.import_module("solvers")
     assert Path(solvers.__file__).parent == BENCHMARKS

@@ -322,10 +322,18 @@ def test_what_is_not_differentiated():
 
 
 @SLOW
-def test_programs_from_the_cpp_compiler(monkeypatch):
-    """The real thing: one clock and one per sample, for one batch size and then for any."""
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"solver": "bosh3", "rtol": 1e-5, "atol": 1e-5},
+        {"solver": "bosh3", "rtol": 1e-5, "atol": 1e-5, "per_sample": True},
+        {"solver": "heun2", "step_size": 0.0425, "gradient": "adjoint"},
+        {"solver": "alf", "step_size": 0.0425, "gradient": "reversible"},
+    ],
+)
+def test_programs_from_the_cpp_compiler(settings, monkeypatch):
+    """The real thing."""
     monkeypatch.undo()
     monkeypatch.setattr(lanes, "LARGEST", 0)
-    for per_sample in (False, True):
-        capture.clear()
-        same_as_eager(Pendulum(), TIMES, solver="bosh3", per_sample=per_sample, rtol=1e-5, atol=1e-5)
+    capture.clear()
+    same_as_eager(Pendulum(), TIMES, **settings)

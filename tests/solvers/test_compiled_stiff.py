@@ -333,20 +333,21 @@ def test_a_singular_matrix_is_named(traced):
 @pytest.mark.parametrize("solver", ["rodas5p", "kvaerno3"])
 def test_failures_have_their_cause(traced, solver):
     """NaN beyond a state; a pole; equations that Newton's iteration cannot solve at the only size allowed."""
+    settings = {"solver": solver, "rtol": 1e-3, "atol": 1e-6}
     found, eager = both(
-        lambda t, y: torch.where(y > 2.0, math.nan, y), torch.ones(1, dtype=F64), (0.0, 0.2, 3.0), solver=solver
+        lambda t, y: torch.where(y > 2.0, math.nan, y), torch.ones(1, dtype=F64), (0.0, 0.2, 3.0), **settings
     )
     assert found.status in (Status.NON_FINITE, Status.NONLINEAR)
     assert "NaN or infinite" in found.message
     assert found.ys[1].isfinite().all()
     starts = torch.tensor([[1.0], [0.1]], dtype=F64)
-    found, eager = both(lambda t, y: y * y, starts, (0.0, 2.0), solver=solver, per_sample=True)
+    found, eager = both(lambda t, y: y * y, starts, (0.0, 2.0), per_sample=True, **settings)
     assert found.status[0] != Status.SUCCESS
     assert found.status[1] == Status.SUCCESS
-    assert math.isclose(float(found.ys[-1, 1]), 0.1 / (1 - 0.2), rel_tol=1e-5)
+    assert math.isclose(float(found.ys[-1, 1]), 0.1 / (1 - 0.2), rel_tol=1e-2)
     if solver != "rodas5p":
         found, eager = both(
-            lambda t, y: 3 * (1 + y**2), torch.ones(1, dtype=F64), (0.0, 20.0), solver=solver,
+            lambda t, y: 3 * (1 + y**2), torch.ones(1, dtype=F64), (0.0, 20.0), **settings,
             first_step=10.0, min_step=10.0, max_step=10.0,
         )  # fmt: skip
         assert found.status == eager.status == Status.NONLINEAR

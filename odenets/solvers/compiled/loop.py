@@ -150,11 +150,16 @@ def at_times(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, inputs: Inp
     ys = torch.cat([y0[None], y0.new_full((ts.shape[0] - 1, *y0.shape), float("nan"))])
     coefficients = torch.tensor(dense, dtype=ts.dtype, device=ts.device)
 
+    in_place = _writes_in_place(stepper)
+
     def more_outputs(index: Tensor, iterations: Tensor, *carry: Tensor) -> Tensor:
         return (index <= last) & (Clock(*carry[:parts]).status <= 0)  # running or arrived
 
     def until_passed(index: Tensor, *carry: Tensor) -> tuple[Tensor, ...]:
         target = ts.index_select(0, index[None])[0]
+        written: list[Tensor] = []
+        if not in_place:
+            *carry, outputs = carry  # type: ignore[assignment]
 
         def before_target(iterations: Tensor, *carry: Tensor) -> Tensor:
             clock = Clock(*carry[:parts])
@@ -164,7 +169,7 @@ def at_times(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, inputs: Inp
             clock, step = stepper(Clock(*carry[:parts]))
             return _fresh(_counted(iterations, step), *clock, step.t0, step.h, step.y0, *step.stages[: len(dense)])
 
-        carry = while_loop(before_target, advance, carry)
+        carry = while_loop(before_target, advance, tuple(carry))
         clock = Clock(*carry[1 : 1 + parts])
         t0, h, y, *stages = carry[1 + parts :]
         theta = (target - t0) / torch.where(h == 0, 1.0, h)
@@ -173,41 +178,50 @@ def at_times(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, inputs: Inp
         for i, stage in enumerate(stages):
             y = y + weights[i] * stage
         y = torch.where(target == clock.t, clock.y, y)
-        ys.index_put_((index[None],), _where_arrived((target - clock.t) * stepper.direction <= 0, y)[None])
-        return _fresh(index + 1, *carry)
+        state = _where_arrived((target - clock.t) * stepper.direction <= 0, y)[None]
+        if in_place:
+            ys.index_put_((index[None],), state)
+        else:
+            written = [outputs.index_put((index[None],), state)]
+        return _fresh(index + 1, *carry, *written)
 
-    _, iterations, *found = while_loop(
-        more_outputs, until_passed, _fresh(_zero(clock) + 1, _none_yet(stepper, clock), *clock, *start)
-    )
-    return Outcome(ys, Clock(*found[:parts]), iterations)
+    begin = _fresh(_zero(clock) + 1, _none_yet(stepper, clock), *clock, *start, *([] if in_place else [ys]))
+    _, iterations, *found = while_loop(more_outputs, until_passed, begin)
+    return Outcome(ys if in_place else found[-1], Clock(*found[:parts]), iterations)
 
 
 def at_times_per_sample(stepper: Stepper, dense: tuple[Row, ...], clock: Clock, inputs: Inputs) -> Outcome:
     y0, last = inputs.y0, inputs.last
-    batch, count = len(y0), inputs.ts.shape[-1]
+    batch, count, parts = len(y0), inputs.ts.shape[-1], len(clock)
     times = inputs.ts.expand(batch, count).contiguous()
     samples = torch.arange(batch, device=y0.device)
     # one row more than there are outputs: what is not to be written goes there
     ys = torch.cat([y0[None], y0.new_full((count, *y0.shape), float("nan"))])
 
-    def running(iterations: Tensor, passed: Tensor, *clock: Tensor) -> Tensor:
-        return (Clock(*clock).status == RUNNING).any()
+    in_place = _writes_in_place(stepper)
 
-    def advance(iterations: Tensor, passed: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
-        before = Clock(*parts)
+    def running(iterations: Tensor, passed: Tensor, *rest: Tensor) -> Tensor:
+        return (Clock(*rest[:parts]).status == RUNNING).any()
+
+    def advance(iterations: Tensor, passed: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        before = Clock(*rest[:parts])
         clock, step = stepper(before)
         at = _at(times, torch.minimum(passed, last))
         inside = (passed <= last) & ((at - step.t1) * stepper.direction <= 0)
-        ys.index_put_((torch.where(inside, passed, last + 1), samples), within(dense, step, at))
+        where, state = (torch.where(inside, passed, last + 1), samples), within(dense, step, at)
+        written = [] if in_place else [rest[parts].index_put(where, state)]
+        if in_place:
+            ys.index_put_(where, state)
         passed = passed + inside
         ahead = _at(times, torch.minimum(passed, last))
         again = (passed <= last) & ((ahead - step.t1) * stepper.direction <= 0)
         held = [torch.where(over_state(again, new), old, new) for old, new in zip(before, clock)]
-        return _fresh(_counted(iterations, step), passed, *held)
+        return _fresh(_counted(iterations, step), passed, *held, *written)
 
     first = torch.ones(batch, dtype=torch.int64, device=y0.device)
-    iterations, _, *found = while_loop(running, advance, _fresh(_none_yet(stepper, clock), first, *clock))
-    return Outcome(ys[:-1], Clock(*found), iterations)
+    begin = _fresh(_none_yet(stepper, clock), first, *clock, *([] if in_place else [ys]))
+    iterations, _, *found = while_loop(running, advance, begin)
+    return Outcome((ys if in_place else found[parts])[:-1], Clock(*found[:parts]), iterations)
 
 
 def _at(times: Tensor, index: Tensor) -> Tensor:
@@ -233,6 +247,11 @@ def _where_arrived(arrived: Tensor, state: Tensor) -> Tensor:
 
 def _zero(clock: Clock) -> Tensor:
     return torch.zeros((), dtype=torch.int64, device=clock.t.device)
+
+
+def _writes_in_place(stepper: Stepper) -> bool:
+    """Where a body takes derivatives, nothing in it may be written to: outputs are then carried along, copied each time."""
+    return isinstance(stepper.method, ButcherTableau)
 
 
 def _none_yet(stepper: Stepper, clock: Clock) -> Tensor:

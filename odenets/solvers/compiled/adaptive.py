@@ -130,5 +130,8 @@ def _count_work(stats: Stats, settings: LoopSettings, work: list[int]) -> None:
 
 
 def _failure(problem: SolveProblem, clock: Clock, status: Status, trials: int) -> str:
-    cause = methods.unsolved(problem, clock) if status is Status.NONLINEAR else ""
-    return failure_of_one_clock(problem, status, float(clock.t), clock.y, trials, float(clock.size), cause)
+    cause, size = "", float(clock.size)
+    if status is Status.NONLINEAR:
+        assert isinstance(problem.solver, Adaptive)
+        cause, size = methods.unsolved(problem, clock), size / problem.solver.controller.factor_min
+    return failure_of_one_clock(problem, status, float(clock.t), clock.y, trials, size, cause)

@@ -47,7 +47,7 @@ def test_every_example_is_run():
 
 
 # a dozen and more runs each; comparisons have tests of their own
-LONG = ("explicit_or_implicit", "compare_on_digits")
+LONG = ("explicit_or_implicit", "compare_on_digits", "compare_gradients")
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from torch import Tensor
 from tests.kernels.comparison import compare
 from tests.kernels.operators import DEVICE, OPERATORS, TOKENS, mapped, outputs, tensors, with_gradients
 
-# Operators made of two others, whose every number of tokens is worth seconds of interpreting only where asked for.
-JOINED = ("expand_project", "delta_compress", "delta_compress given k", "aggregate_through")
+# Operators made of two others, or of a series of products, whose every number of tokens is worth seconds of interpreting
+# only where asked for.
+LONG = ("expand_project", "delta_compress", "delta_compress given k", "aggregate_through", "exponential")
 NAMES = list(OPERATORS)
-MOSTLY = [pytest.param(n, marks=pytest.mark.slow if n in JOINED else ()) for n in NAMES]
+MOSTLY = [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in NAMES]
 STREAMS = ("aggregate", "aggregate_through", "expand", "project", "expand_project")
 TUNED = (*STREAMS, "delta", "delta_compress", "stage_sum", "finish")
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # padding of the tiles
@@ -34,7 +35,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "tokens"),
     [
-        pytest.param(n, t, marks=pytest.mark.slow if n in JOINED and t not in ((2, 3), (0,)) else ())
+        pytest.param(n, t, marks=pytest.mark.slow if n in LONG and t not in ((2, 3), (0,)) else ())
         for n in NAMES
         for t in TOKENS
     ],
@@ -108,7 +109,7 @@ def test_reference_passes_gradcheck(name: str):
     assert torch.autograd.gradcheck(lambda *a: call(), leaves, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in JOINED[2:]])
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in LONG[2:]])
 def test_survives_the_compiler_whole(name: str):
     torch._dynamo.reset()
     operator = OPERATORS[name]

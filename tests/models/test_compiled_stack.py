@@ -41,7 +41,7 @@ def results(stack: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     ("block", "mode", "gradient"),
     [
         ("residual", "step", "recursive"),
-        ("delta", "step", "autograd"),
+        pytest.param("delta", "step", "autograd", marks=SLOW),
         pytest.param("delta", "step", "checkpoint", marks=SLOW),
         pytest.param("mhc", "step", "downdate", marks=SLOW),
         pytest.param("mhc", "stack", "autograd", marks=SLOW),

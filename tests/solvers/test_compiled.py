@@ -298,7 +298,8 @@ def test_compiled_step_under_the_eager_loop(monkeypatch):
     assert torch.allclose(gradient, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("per_sample", [False, pytest.param(True, marks=SLOW)])
+@pytest.mark.slow(reason="half a minute in the C++ compiler")
+@pytest.mark.parametrize("per_sample", [False, True])
 def test_program_from_the_cpp_compiler(per_sample, monkeypatch):
     """The real thing, outputs and all; the inputs stay what they were."""
     capture.clear()

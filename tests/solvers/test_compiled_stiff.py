@@ -83,6 +83,7 @@ def same_steps(found, eager, rtol=1e-9, atol=1e-12) -> None:
     assert torch.allclose(found.ys, eager.ys, rtol=rtol, atol=atol, equal_nan=True)
 
 
+@pytest.mark.slow(reason="capturing a program takes seconds; small systems take another one, tested by default")
 @needed
 def test_rosenbrock_takes_the_eager_steps_in_one_program(traced):
     """Neither parameters nor tolerances, end times, limits or states compile anything again."""

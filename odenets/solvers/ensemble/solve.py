@@ -133,7 +133,11 @@ def inputs_of(
     each = [real(x).reshape(batch, x.shape[1:].numel()) for x in sources.each]
     common = [real(x).reshape(-1) for x in sources.common]
     for name in ("rtol", "atol"):
-        value = torch.as_tensor(tolerance(name, getattr(solver, name), layout, y)).to(y.device, y.dtype)
+        given = tolerance(name, getattr(solver, name), layout, y)
+        if isinstance(given, float):
+            common.append(y.new_full((y.shape[1:].numel(),), given))
+            continue
+        value = torch.as_tensor(given).to(y.device, y.dtype)
         if value.dim() > y.dim() - 1 and len(value) != 1:
             raise InputError(f"ensemble=True takes one {name} for all trajectories, got shape {tuple(value.shape)}.")
         common.append(value.expand(1, *y.shape[1:]).reshape(-1))

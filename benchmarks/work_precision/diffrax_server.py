@@ -106,9 +106,11 @@ def main() -> None:
                 prepared[request["key"]], answer = prepare(cache, request)
             else:
                 run = prepared[request["run"]]
-                wall, cpu = time.perf_counter(), time.process_time()
-                run()
-                answer = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+                wall, cpu, calls = time.perf_counter(), time.process_time(), 0
+                while calls == 0 or time.perf_counter() - wall < 0.02:  # a turn, as in contenders.py
+                    run()
+                    calls += 1
+                answer = {"wall": (time.perf_counter() - wall) / calls, "cpu": (time.process_time() - cpu) / calls}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"}
         print(json.dumps(answer), flush=True)

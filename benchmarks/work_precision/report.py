@@ -26,10 +26,10 @@ at the end; one thread, times are seconds of processor time. Everybody solves by
 (Robertson: diffrax by Kvaerno5), with the control of the step size that the library has by default. `error` is the
 largest of |y - exact| / (s + |exact|) over all trajectories and components, s = atol / rtol; `gradient error` the largest
 of |g - exact| / |exact| over y0 and the parameters, for the loss mean |y(end)|^2. Beyond the gate printed with a system
-there is no speed. Contenders take turns; a solve of more than 2 s is not repeated, one of more than 20 s (65536
-trajectories: 60 s) is given up. `time over ours` compares with `odenets compiled`, one step size for
-all trajectories (Robertson: `odenets rodas5p compiled`, one step size each), or where that was not measured with the eager
-solve. Times at equal error lie between two tolerances of one contender, on the lines of the figures."""
+there is no speed. Contenders take turns, each of as many calls as fill 20 ms; a solve of more than 2 s is not repeated,
+one of more than 20 s (65536 trajectories: 60 s) is given up. `time over ours` compares with `odenets compiled`, one step
+size for all trajectories (Robertson: `odenets rodas5p compiled`, one step size each), or where that was not measured
+with the eager solve. Times at equal error lie between two tolerances of one contender, on the lines of the figures."""
 LEFT_OUT = """\
 scipy has neither batches nor gradients: it solves one trajectory after the other, and 65536 would take minutes to hours.
 torchdiffeq and torchode have no implicit method. For Robertson two of diffrax's ways are left out: one step size, for it

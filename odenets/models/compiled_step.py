@@ -52,6 +52,9 @@ def compiled_stack(stack: Any, state: Any, context: Any) -> Any:
 
 
 def _call(key: Any, module: Any, *given: Any) -> Any:
+    missing = capture.why_unavailable(given[0].device.type)
+    if missing:
+        raise ValueError(f"compile={key[0]!r}: {missing}; use compile=False")
     build = _step if key[0] == "step" else _stack
     try:
         return capture.call(build, key, module, *given, backend=_backend)

@@ -27,16 +27,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def traced(monkeypatch):
-    """Captured like any compiled solve, but run operator by operator: without minutes in the C++ compiler."""
-    capture.clear()
-    monkeypatch.setattr(capture, "BACKEND", "eager")
-    monkeypatch.setattr(lanes, "LARGEST", 0)
-    yield
-    capture.clear()
-
-
 class Driven(nn.Module):
     """w k (y2, -y1) + b sin t."""
 

@@ -20,6 +20,7 @@ from odenets.solvers.methods.reversible_heun import ReversibleHeun
 F64 = torch.float64
 MISSING = capture.why_unavailable("cpu")
 pytestmark = [
+    pytest.mark.usefixtures("traced"),
     pytest.mark.skipif(bool(MISSING), reason=MISSING or "available"),
     pytest.mark.filterwarnings("error:solved eagerly"),
 ]
@@ -27,16 +28,6 @@ SLOW = pytest.mark.slow(reason="capturing a program takes seconds")
 START = torch.tensor([[1.0, 0.4], [0.3, -0.5], [2.0, 1.0]], dtype=F64)
 TIMES = torch.linspace(0.3, 2.0, 6, dtype=F64)
 LOOSE: dict = {"rtol": 1e-4, "atol": 1e-4}
-
-
-@pytest.fixture(autouse=True)
-def traced(monkeypatch):
-    """Programs of tensors, run operator by operator: without minutes in the C++ compiler."""
-    capture.clear()
-    monkeypatch.setattr(capture, "BACKEND", "eager")
-    monkeypatch.setattr(lanes, "LARGEST", 0)
-    yield
-    capture.clear()
 
 
 class Growth(nn.Module):

@@ -21,7 +21,7 @@ TIMES = torch.linspace(0.5, 2.5, 9, dtype=F64)
 
 
 @pytest.fixture(autouse=True)
-def only_lanes(monkeypatch):
+def only_lanes(compiled, monkeypatch):
     """No solve of these tests may fall back to the program of tensors."""
     capture.clear()
     monkeypatch.setattr(adaptive, "run", None)

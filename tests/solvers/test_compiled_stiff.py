@@ -39,16 +39,6 @@ def needed(test):
 
 
 @pytest.fixture
-def traced(monkeypatch):
-    """Captured like any compiled solve, but run operator by operator: without minutes in the C++ compiler."""
-    capture.clear()
-    monkeypatch.setattr(capture, "BACKEND", "eager")
-    monkeypatch.setattr(lanes, "LARGEST", 0)
-    yield
-    capture.clear()
-
-
-@pytest.fixture
 def tensors(monkeypatch):
     """Small systems as programs of tensors too."""
     capture.clear()

@@ -162,7 +162,7 @@ def test_what_an_ensemble_does_not_do_is_refused():
         return -y
 
     for settings, message in (
-        ({"solver": "kvaerno5"}, "explicit methods with an error estimate"),
+        ({"solver": "radauIIA5"}, "explicit methods with an error estimate"),
         ({"solver": "rk4"}, "per_sample"),
         ({"dense": True}, "keeps no steps"),
         ({"gradient": "adjoint"}, "per_sample|forward sensitivities"),

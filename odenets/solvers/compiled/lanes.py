@@ -19,8 +19,8 @@ from ..errors import InputError, Status
 from ..gradients.base import Gradient, SolveProblem
 from ..implicit.rosenbrock import RosenbrockTableau
 from ..per_sample import failure_message
-from ..solution import Solution, Stats
-from ..solver import WALKERS, Adaptive, method_of
+from ..solution import Solution
+from ..solver import WALKERS, Adaptive, with_nonlinear
 from ..tableau import ButcherTableau
 from . import capture
 from .failure import failure_of_one_clock
@@ -45,9 +45,9 @@ def takes(problem: SolveProblem, gradient: Gradient) -> bool:
     solver, y = problem.solver, problem.y
     if not isinstance(solver, Adaptive) or solver.method in WALKERS or y.device.type != "cpu":
         return False
-    method = method_of(solver.method)
-    if isinstance(method, RosenbrockTableau):
-        largest = _rosenbrock_size()
+    method = with_nonlinear(solver)
+    if isinstance(method, RosenbrockTableau) or _iterates(method):
+        largest = _implicit_size()
     elif isinstance(method, ButcherTableau):
         largest = LARGEST
     else:
@@ -63,10 +63,16 @@ def takes(problem: SolveProblem, gradient: Gradient) -> bool:
     )
 
 
-def _rosenbrock_size() -> int:
+def _implicit_size() -> int:
     from ..ensemble.solve import MOST_SYSTEM
 
     return MOST_SYSTEM
+
+
+def _iterates(method: Any) -> bool:
+    from ..ensemble.newton import iterates
+
+    return iterates(method)
 
 
 def solve_in_lanes(problem: SolveProblem) -> Solution | None:
@@ -96,14 +102,14 @@ def _solved(
 ) -> Solution | None:
     from ..ensemble import run_cpu
     from ..ensemble.fragments import Program
-    from ..ensemble.scalars import ordered
+    from ..ensemble.outcome import cause_of, stats_of
     from ..ensemble.sensitivity import Directions
     from ..ensemble.solve import inputs_of, solve_program
     from ..ensemble.trace import Sources
 
     memory, solver, y = captured.memory, problem.solver, problem.y
     assert isinstance(solver, Adaptive)
-    method: Any = method_of(solver.method)
+    method: Any = with_nonlinear(solver)
     if "refused" in memory:
         return None
     starts = y.detach() if problem.per_sample else y.detach()[None]
@@ -116,6 +122,8 @@ def _solved(
     try:
         wrt = Directions.of(y if problem.per_sample else y[None], sources)
     except InputError:  # too many for sensitivities: autograd goes through the steps
+        return None
+    if wrt.seeds and _iterates(method):
         return None
     dense = ts.shape[-1] > 2
     inputs = inputs_of(solver, problem.flat.layout, sources, ts, starts, problem.direction)
@@ -132,25 +140,27 @@ def _solved(
             raise InputError(
                 f"{MOST_PROGRAMS} programs were made for fields of its kind: a number that changes is compiled in"
             )
-        count = len(ordered(program.step.values()))
+        count = program.operations
         if count > MOST_OPERATIONS:
             raise InputError(f"a step takes {count} operations on scalars, more than {MOST_OPERATIONS}")
     buffers, ys = solve_program(run_cpu.run, program, inputs, wrt)
     ys = ys.reshape(ts.shape[-1], *y.shape)
-    per_step, before = program.evaluations, 1 + (solver.first_step is None)
+    stats = stats_of(solver, program, buffers)
     saved = problem.ts if len(ys) == problem.ts.shape[-1] else ts
     if problem.per_sample:
         status = buffers.status.to(torch.int64)
-        trials = int((buffers.accepted + buffers.rejected).max()) if len(y) else 0
-        message = "" if not status.any() else failure_message(status, buffers.end)
-        stats = Stats(before + per_step * trials, buffers.accepted.to(torch.int64), buffers.rejected.to(torch.int64))
+        message = (
+            "" if not status.any() else failure_message(status, buffers.end, cause_of(problem, program, buffers)[0])
+        )
+        stats.accepted, stats.rejected = buffers.accepted.to(torch.int64), buffers.rejected.to(torch.int64)
         return Solution(saved, ys, stats, status, message)
-    code, accepted, rejected = (int(x) for x in (buffers.status, buffers.accepted, buffers.rejected))
-    trials, message = accepted + rejected, ""
+    code, stats.accepted, stats.rejected = (int(x) for x in (buffers.status, buffers.accepted, buffers.rejected))
+    message, trials = "", stats.accepted + stats.rejected
     if code:
+        cause, size = cause_of(problem, program, buffers)
         reached = buffers.last.view(y.shape)
-        message = failure_of_one_clock(problem, Status(code), float(buffers.end), reached, trials)
-    return Solution(saved, ys, Stats(before + per_step * trials, accepted, rejected), Status(code), message)
+        message = failure_of_one_clock(problem, Status(code), float(buffers.end), reached, trials, size, cause)
+    return Solution(saved, ys, stats, Status(code), message)
 
 
 def _trace(captured: CapturedField, tensors: list[Tensor], starts: Tensor, t0: Tensor, per_sample: bool) -> None:

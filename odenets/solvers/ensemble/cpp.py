@@ -44,7 +44,7 @@ struct Task {{
   const double *ts, *settings;
   const real *y0, *each, *common;
   real *ys, *last, *zs;
-  double *end, *status, *accepted, *rejected;
+  double *end, *status, *accepted, *rejected, *updates;
   const int64_t *rules;  // per event: direction, crossings that end the solve, limit
   double *event_ts;
   real *event_ys;
@@ -93,6 +93,7 @@ extern "C" void solve(const Task *given, int64_t *queue) {{
     task.status[i] = L.status[l];
     task.accepted[i] = L.accepted[l];
     task.rejected[i] = L.rejected[l];
+{updates}
 {last}
     --busy;
     refill(l);
@@ -100,11 +101,16 @@ extern "C" void solve(const Task *given, int64_t *queue) {{
 
   for (int l = 0; l < lanes; ++l) refill(l);
   for (int l = lanes; l < W; ++l) id[l] = -1;
+  auto positive = [&](const double *x) {{
+    bool found = false;
+    for (int l = 0; l < B; l += N) found |= any(Of<Time>::load(x + l) > Of<Time>::all(0));
+    return found;
+  }};
   while (busy) {{
     for (int g = 0; g < lanes; g += B) {{
+{before}
       step(g);
-      bool called = false;
-      for (int l = g; l < g + B; l += N) called |= any(Of<Time>::load(L.call + l) > Of<Time>::all(0));
+      const bool called = positive(L.call + g);
       if (called) {{
         for (int l = g; l < g + B; ++l) {{
           if (!(L.call[l] > 0 && L.took[l] > 0)) continue;
@@ -174,15 +180,19 @@ _EVENTS = """\
 def source(program: Program, real: str) -> str:
     """The program in C++ for states of type "double" or "float"; its entry point is `solve`."""
     n, directions = program.size, len(program.seeds)
-    parts = {"start": program.start, "step": program.step | {"call": program.call}, "advance": program.advance}
+    parts = {"start": program.start, **program.before, "step": program.step | {"call": program.call}}
+    walked = {*parts} - {"start"} | {"advance"}
+    parts["advance"] = program.advance
     if program.dense:
         parts["inside"] = program.inside
     if program.events:
         parts["crossing"] = program.crossing
-    vector = {name: name in ("step", "advance") for name in parts}
+    vector = {name: name in walked for name in parts}
     codes = {name: [_code(outputs, vector[name])] for name, outputs in parts.items()}
-    if len(codes["step"][0].lines) <= MOST_TWINNED:
-        codes["step"].append(_code(parts["step"], True, "w", _SUFFIXES[1]))
+    trial = [*program.before, "step"]
+    if sum(len(codes[name][0].lines) for name in trial) <= MOST_TWINNED:
+        for name in trial:
+            codes[name].append(_code(parts[name], True, "w", _SUFFIXES[1]))
     fields = {"t": "time", "limit": "time", "h": "time", "t1": "time", "theta": "time", "took": "time"}
     fields |= {f"p{i}": "real" for i in range(program.parameters)}
     for code, *_ in codes.values():
@@ -239,6 +249,11 @@ def source(program: Program, real: str) -> str:
         commons="\n".join(commons),
         fragments="\n".join(_function(name, code, vector[name]) for name, code in codes.items()),
         outputs=outputs,
+        before="\n".join(
+            f"      while (positive(L.active + g)) {name}(g);" if name == "update" else f"      {name}(g);"
+            for name in program.order
+        ),
+        updates="    task.updates[i] = L.updates[l];" if program.order else "",
         loads=each("    L.y{i}[l] = task.y0[i * D + {i}];")
         + "\n"
         + each("    L.p{i}[l] = task.each[i * P + {i}];", program.parameters),

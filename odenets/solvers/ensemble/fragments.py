@@ -3,7 +3,8 @@
 Lanes (kind): t, size, limit, status, accepted, rejected (time); y0.., f0.. state and derivative; p0.. parameters;
 memory, earlier: logarithms of the last error ratios; side0.. the events' signs. A trial step leaves h, t1, took (time),
 y1_0.., f1_0.., the stages k1_0.., and the events' values g0.. at its end; `advance` takes it over. With sensitivities
-z{i}_{j} is dy_i / d(parameter j), and z1_, and l{stage}_{i}_{j} likewise belong to the trial.
+z{i}_{j} is dy_i / d(parameter j), and z1_, and l{stage}_{i}_{j} likewise belong to the trial. Before a trial step come
+the fragments of `before` in the order of `order`, if the method solves equations by iteration (see `newton`).
 
 The control of steps is that of `masked.Stepper`, number for number.
 """
@@ -13,15 +14,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from ..controller import PIDController
 from ..errors import Status
 from ..implicit.rosenbrock import RosenbrockTableau
+from ..implicit.runge_kutta import ImplicitRungeKutta
 from ..masked import RUNNING
 from ..tableau import ButcherTableau
 from .derivative import tangents
+from .newton import NewtonStages
 from .scalars import (
     Scalar,
     apply,
@@ -33,14 +37,16 @@ from .scalars import (
     maximum,
     minimum,
     negated,
+    ordered,
     shared,
     weighted,
     where,
 )
-from .stages import State, TrialStep, finite, slopes, state, trial
+from .stages import State, TrialStep, finite, mean_square, slopes, state, trial
 from .trace import ScalarFunction
 
 Outputs = dict[str, Scalar]
+ScalarMethod = ButcherTableau | RosenbrockTableau | ImplicitRungeKutta
 SMALLEST = 1e-10  # as in `PIDController`
 
 
@@ -59,7 +65,7 @@ class Program:
         dense: whether states within a step are wanted (times between start and end, or events).
     """
 
-    method: ButcherTableau | RosenbrockTableau
+    method: ScalarMethod
     field: ScalarFunction
     events: list[ScalarFunction]
     controller: PIDController
@@ -78,8 +84,30 @@ class Program:
 
     @cached_property
     def evaluations(self) -> int:
-        """Calls of the field per trial step."""
+        """Calls of the field per trial step, besides those of an iteration's updates."""
+        if isinstance(self.method, ImplicitRungeKutta):
+            return 0
         return self.method.stages - 1 + (not self.method.fsal)
+
+    @cached_property
+    def newton(self) -> NewtonStages | None:
+        """The iteration for the stages of a diagonally implicit method."""
+        return NewtonStages(self.method, self.field, self.size) if isinstance(self.method, ImplicitRungeKutta) else None
+
+    @cached_property
+    def before(self) -> dict[str, Outputs]:
+        """The fragments that run before `step`, by name."""
+        return {} if self.newton is None else self.newton.fragments(self._size.h, self._scales())
+
+    @property
+    def order(self) -> list[str]:
+        """The names of `before` as they run; "update" is repeated while any trajectory is active."""
+        return [] if self.newton is None else self.newton.order
+
+    @cached_property
+    def operations(self) -> int:
+        """On scalars, of a trial step's code."""
+        return sum(len(ordered(outputs.values())) for outputs in (self.step, *self.before.values()))
 
     @cached_property
     def stored(self) -> list[int]:
@@ -105,6 +133,8 @@ class Program:
         outputs |= {"accepted": const(0.0, "time"), "rejected": const(0.0, "time")}
         if self.controller.d:
             outputs["earlier"] = const(0.0)
+        if self.newton is not None:
+            outputs["updates"] = const(0.0, "time")
         for e, event in enumerate(self.events):
             outputs[f"side{e}"] = self._first_side(event, t, y, f)
         for j, seed in enumerate(self.seeds):
@@ -120,7 +150,7 @@ class Program:
         direction = shared("direction", "time")
 
         def norm(values: State) -> Scalar:
-            return cast(apply("sqrt", self._mean_square([v / s for v, s in zip(values, scale)])), "time")
+            return cast(apply("sqrt", mean_square([v / s for v, s in zip(values, scale)])), "time")
 
         d0, d1 = norm(y), norm(f)
         tame = both(both(apply("ge", d0, 1e-5), apply("ge", d1, 1e-5)), apply("lt", d1, math.inf))
@@ -143,15 +173,8 @@ class Program:
         assert rate is not None
         return where(apply("eq", value, 0.0), sign(rate) * cast(shared("direction", "time"), "real"), sign(value))
 
-    @staticmethod
-    def _mean_square(values: State) -> Scalar:
-        total = weighted([1.0] * len(values), [v * v for v in values])
-        assert total is not None
-        return total * (1.0 / len(values))
-
     @cached_property
-    def step(self) -> Outputs:
-        """A trial step: lanes that it leaves, and the control's for the next one."""
+    def _size(self) -> _StepSize:
         t, limit, size, status = (lane(name, "time") for name in ("t", "limit", "size", "status"))
         direction, smallest = shared("direction", "time"), shared("min_step", "time")
         running = apply("lt", status, 0.0)
@@ -159,12 +182,23 @@ class Program:
         wanted = minimum(maximum(size, smallest), shared("max_step", "time"))
         arrives = apply("ge", wanted, left * (1 - 1e-14))
         taken = where(running, where(arrives, left, wanted), 0.0)
-        h = taken * direction
+        return _StepSize(running, wanted, arrives, taken, taken * direction)
+
+    @cached_property
+    def step(self) -> Outputs:
+        """A trial step: lanes that it leaves, and the control's for the next one."""
+        t, limit, size, status = (lane(name, "time") for name in ("t", "limit", "size", "status"))
+        smallest = shared("min_step", "time")
+        running, wanted, arrives, taken, h = self._size
         y = self.state("y")
         f = self.field(cast(t, "real"), y) if self.seeds else self.state("f")
-        done = trial(self.method, self.field, t, h, y, f)
+        if isinstance(self.method, ImplicitRungeKutta):
+            assert self.newton is not None
+            done = self.newton.trial(h, y, f)
+        else:
+            done = trial(self.method, self.field, t, h, y, f)
         scale = [maximum(apply("abs", a), apply("abs", b)) * r + s for a, b, r, s in zip(y, done.y1, *self._scales())]
-        square = self._mean_square([e / s for e, s in zip(done.error, scale)])
+        square = mean_square([e / s for e, s in zip(done.error, scale)])
         square = where(done.failed, math.inf, square) if done.failed.op != "const" else square
         is_finite, small = apply("lt", square, math.inf), apply("le", square, 1.0)
         forced = both(is_finite, both(apply("gt", smallest, 0.0), apply("le", taken, smallest)))
@@ -303,6 +337,16 @@ class Program:
             for j in range(len(self.seeds)):
                 outputs[f"z{i}_{j}"] = where(took, lane(f"z1_{i}_{j}"), lane(f"z{i}_{j}"))
         return outputs
+
+
+class _StepSize(NamedTuple):
+    """Whether a trajectory is running, the size wanted, whether that takes it to its end, the size taken, and signed."""
+
+    running: Scalar
+    wanted: Scalar
+    arrives: Scalar
+    taken: Scalar
+    h: Scalar
 
 
 def sign(x: Scalar) -> Scalar:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-SETTINGS = ("direction", "min_step", "max_step", "max_steps", "first_step", "epsilon")
+SETTINGS = ("direction", "min_step", "max_step", "max_steps", "first_step", "epsilon", "precision", "kappa")
 
 
 @dataclass
@@ -19,7 +19,8 @@ class Inputs:
         y0: starts [batch, D].
         each: parameters of every trajectory [batch, P].
         common: shared parameters, then rtol [D], then atol [D].
-        settings: the numbers of `SETTINGS`: first_step is 0 where it is to be chosen, epsilon the times' resolution.
+        settings: the numbers of `SETTINGS`: first_step is 0 where it is to be chosen, epsilon the times' resolution,
+            precision the states', kappa the share of the tolerance that an iteration may leave.
         rules: per event its direction, the crossing that ends the solve (0: none), its limit; int64 [E, 3].
     """
 
@@ -40,7 +41,7 @@ class Buffers:
         zs: derivatives [T, batch, D, S].
         last: state at the end of each solve [batch, D].
         end: its time [batch].
-        status, accepted, rejected: [batch], float64.
+        status, accepted, rejected, updates: [batch], float64; updates are those of an iteration inside the steps.
         event_ts: [E, capacity, batch]; event_ys [E, capacity, batch, D]; event_counts [E, batch], int64.
     """
 
@@ -51,6 +52,7 @@ class Buffers:
     status: Tensor
     accepted: Tensor
     rejected: Tensor
+    updates: Tensor
     event_ts: Tensor
     event_ys: Tensor
     event_counts: Tensor
@@ -63,10 +65,10 @@ class Buffers:
         def of(*shape: int, dtype: torch.dtype = y0.dtype) -> Tensor:
             return torch.full(shape, torch.nan, dtype=dtype, device=y0.device)
 
-        end, status, accepted, rejected = (of(batch, dtype=torch.float64) for _ in range(4))
+        end, status, accepted, rejected, updates = (of(batch, dtype=torch.float64) for _ in range(5))
         return cls(
             of(times, batch, size), of(times, batch, size, directions), of(batch, size), end, status, accepted, rejected,
-            of(events, capacity, batch, dtype=torch.float64), of(events, capacity, batch, size),
+            updates, of(events, capacity, batch, dtype=torch.float64), of(events, capacity, batch, size),
             torch.zeros(events, batch, dtype=torch.int64, device=y0.device),
         )  # fmt: skip
 

@@ -21,8 +21,8 @@ class _Task(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("batch", "times", "stride", "threads", "capacity")),
         *((name, ctypes.c_void_p) for name in (
-            "ts", "settings", "y0", "each", "common", "ys", "last", "zs", "end", "status", "accepted", "rejected", "rules",
-            "event_ts", "event_ys", "event_counts",
+            "ts", "settings", "y0", "each", "common", "ys", "last", "zs", "end", "status", "accepted", "rejected",
+            "updates", "rules", "event_ts", "event_ys", "event_counts",
         )),
     ]  # fmt: skip
 

@@ -11,21 +11,25 @@ from torch import Tensor
 from ..errors import InputError, Status
 from ..events.event import EventRecord
 from ..gradients.base import SolveProblem
+from ..implicit.nonlinear import share_of_tolerance
 from ..implicit.rosenbrock import RosenbrockTableau
+from ..implicit.runge_kutta import ImplicitRungeKutta
 from ..per_sample import failure_message
-from ..solution import Solution, Stats
-from ..solver import Adaptive, method_of, tolerance
+from ..solution import Solution
+from ..solver import Adaptive, tolerance, with_nonlinear
 from ..state import StateLayout
 from ..tableau import ButcherTableau
 from . import run_cpu
-from .fragments import Program
+from .fragments import Program, ScalarMethod
+from .newton import iterates
+from .outcome import cause_of, stats_of
 from .problem import Buffers, Inputs
 from .sensitivity import Directions, Sensitivities
 from .trace import Sources, trace
 
 BACKENDS = ("auto", "cpu", "triton")
 FIRST_CAPACITY = 16
-MOST_SYSTEM = 8  # of a Rosenbrock method: its linear algebra is written out
+MOST_SYSTEM = 8  # equations of an implicit method: its linear algebra is written out
 
 
 def solve_ensemble(problem: SolveProblem, gradient: str, backend: str = "auto") -> Solution:
@@ -41,13 +45,13 @@ def solve_ensemble(problem: SolveProblem, gradient: str, backend: str = "auto") 
     """
     solver, flat, y = problem.solver, problem.flat, problem.y
     assert isinstance(solver, Adaptive)
-    method = _checked(problem, method_of(solver.method), gradient)
+    method = _checked(problem, with_nonlinear(solver), gradient)
     ts = problem.ts.detach().contiguous()
     start = y.detach()
     functions = [_on_user_states(flat, event.function) for event in problem.events]
     field = flat.func if flat.layout.spec is None else flat.evaluate
     traced = trace(field, functions, start, ts[..., 0].expand(len(y)), flat.args)
-    if isinstance(method, RosenbrockTableau) and traced.size > MOST_SYSTEM:
+    if not isinstance(method, ButcherTableau) and traced.size > MOST_SYSTEM:
         raise InputError(
             f"ensemble=True writes out the linear systems of {method.name}: at most {MOST_SYSTEM} equations, got "
             f"{traced.size}; use per_sample=True."
@@ -57,6 +61,8 @@ def solve_ensemble(problem: SolveProblem, gradient: str, backend: str = "auto") 
         raise InputError(
             "ensemble=True has no gradients of solves with events: use per_sample=True, or torch.no_grad()."
         )
+    if wrt.seeds and iterates(method):
+        raise InputError(f"ensemble=True has no gradients of {method.name}: use rodas5p, per_sample=True, or no_grad.")
     inputs = inputs_of(solver, flat.layout, traced.sources, ts, start, problem.direction)
     rules = [[event.direction, int(event.terminal), event.limit] for event in problem.events]
     inputs.rules = torch.tensor(rules, dtype=torch.int64, device=y.device).reshape(-1, 3)
@@ -65,7 +71,7 @@ def solve_ensemble(problem: SolveProblem, gradient: str, backend: str = "auto") 
         sum(x.numel() for x in traced.sources.common), wrt.seeds, ts.shape[-1] > 2 or bool(problem.events),
     )  # fmt: skip
     buffers, ys = solve_program(_backend(backend, y), program, inputs, wrt)
-    return _solution(problem, program, buffers, ts, ys)
+    return _solution(problem, program, buffers, ts, ys, traced.batched)
 
 
 def solve_program(
@@ -96,14 +102,16 @@ def _run(run: Callable[[Program, Inputs, Buffers], None], program: Program, inpu
         capacity = most  # the same solve again, with room for what it found
 
 
-def _solution(problem: SolveProblem, program: Program, buffers: Buffers, ts: Tensor, states: Tensor) -> Solution:
+def _solution(
+    problem: SolveProblem, program: Program, buffers: Buffers, ts: Tensor, states: Tensor, batched: bool
+) -> Solution:
     y = problem.y
     accepted, rejected, status = (x.to(torch.int64) for x in (buffers.accepted, buffers.rejected, buffers.status))
-    trials = int((accepted + rejected).max()) if len(y) else 0
-    given = isinstance(problem.solver, Adaptive) and problem.solver.first_step is not None
-    stats = Stats((1 if given else 2) + trials * program.evaluations, accepted, rejected)
+    stats = stats_of(problem.solver, program, buffers)
+    stats.accepted, stats.rejected = accepted, rejected
     ys = states.reshape(len(states), *y.shape)
-    solution = Solution(problem.ts, ys, stats, status, failure_message(status, buffers.end))
+    cause, _ = cause_of(problem, program, buffers) if batched else ("", None)
+    solution = Solution(problem.ts, ys, stats, status, failure_message(status, buffers.end, cause))
     if problem.save_at == "end" and problem.events:
         ended = status == int(Status.EVENT)
         solution.ts = torch.where(ended, buffers.end, ts[..., -1])[:, None]
@@ -144,7 +152,7 @@ def inputs_of(
     settings = {
         "direction": direction, "min_step": solver.min_step, "max_step": min(solver.max_step, 1e300),
         "max_steps": float(solver.max_steps), "first_step": solver.first_step or 0.0,
-        "epsilon": torch.finfo(torch.float64).eps,
+        "epsilon": torch.finfo(torch.float64).eps, "precision": torch.finfo(y.dtype).eps, "kappa": _kappa(solver, layout, y),
     }  # fmt: skip
     return Inputs(
         ts, y.reshape(batch, y.shape[1:].numel()).contiguous(),
@@ -153,14 +161,22 @@ def inputs_of(
     )  # fmt: skip
 
 
+def _kappa(solver: Adaptive, layout: StateLayout, y: Tensor) -> float:
+    method = with_nonlinear(solver)
+    if not isinstance(method, ImplicitRungeKutta):
+        return 0.0
+    given = method.nonlinear.kappa
+    return share_of_tolerance(tolerance("rtol", solver.rtol, layout, y), y.dtype) if given is None else given
+
+
 def _on_user_states(flat: Any, function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda t, y, *args: function(t, flat.layout.unflatten(y), *args)
 
 
-def _checked(problem: SolveProblem, method: Any, gradient: str) -> ButcherTableau | RosenbrockTableau:
+def _checked(problem: SolveProblem, method: Any, gradient: str) -> ScalarMethod:
     """The method, if the problem is one for ensembles; InputError if not."""
-    y, known = problem.y, "explicit methods with an error estimate (tsit5, dopri5, ...) and rodas5p"
-    if not isinstance(method, (ButcherTableau, RosenbrockTableau)):
+    y, known = problem.y, "explicit methods with an error estimate (tsit5, dopri5, ...), rodas5p and kvaerno3 to 5"
+    if not isinstance(method, (ButcherTableau, RosenbrockTableau)) and not iterates(method):
         raise InputError(f"ensemble=True takes {known}, got {getattr(method, 'name', method)!r}: use per_sample=True.")
     if y.dtype not in (torch.float32, torch.float64):
         raise InputError(f"ensemble=True takes float32 and float64 states, got {y.dtype}: use per_sample=True.")

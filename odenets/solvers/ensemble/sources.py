@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from ..errors import InputError
 from .fragments import Program
-from .scalars import ordered
 
 MOST_OPERATIONS = 20_000  # of a step: about half a minute of compiling
 MOST_KEPT = 128
@@ -17,7 +16,7 @@ def source_of(program: Program, real: str, write: Callable[[Program, str], str])
     """What `write` makes of the program and the states' type. Raises InputError for a program that is too long."""
     key = (write.__module__, real, program.key)
     if key not in _sources:
-        count = len(ordered(program.step.values()))
+        count = program.operations
         if count > MOST_OPERATIONS:
             raise InputError(
                 f"ensemble=True writes a step out, and this one takes {count} operations on scalars, more than "

@@ -110,6 +110,20 @@ class PivotedLU:
                     a[i][j] = a[i][j] - a[i][k] * a[k][j]
         self.a = a
 
+    def outputs(self) -> dict[str, Scalar]:
+        """The factors as lanes, for `loaded`."""
+        found = {f"m{i}_{j}": x for i, row in enumerate(self.a) for j, x in enumerate(row)}
+        return found | {f"q{k}_{i}": cast(larger, "real") for k, i, larger in self.swaps}
+
+    @classmethod
+    def loaded(cls, n: int) -> PivotedLU:
+        """The factors that an earlier fragment left in the lanes; a singular matrix has infinite ones."""
+        found = cls([])
+        found.a = [[lane(f"m{i}_{j}") for j in range(n)] for i in range(n)]
+        pairs = [(k, i) for k in range(n) for i in range(k + 1, n)]
+        found.swaps = [(k, i, apply("gt", lane(f"q{k}_{i}"), 0.5)) for k, i in pairs]
+        return found
+
     def solve(self, b: State) -> State:
         n, x = len(b), list(b)
         for k, i, larger in self.swaps:
@@ -122,6 +136,12 @@ class PivotedLU:
                 x[i] = x[i] - self.a[i][j] * x[j]
             x[i] = x[i] * self.a[i][i]
         return x
+
+
+def mean_square(values: State) -> Scalar:
+    total = weighted([1.0] * len(values), [v * v for v in values])
+    assert total is not None
+    return total * (1.0 / len(values))
 
 
 def finite(values: Sequence[Scalar]) -> Scalar:

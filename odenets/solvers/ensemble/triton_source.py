@@ -15,8 +15,8 @@ from .problem import SETTINGS
 from .scalars import Scalar
 
 POINTERS = (
-    "ts", "settings", "y0", "each", "common", "ys", "last", "zs", "end", "status", "accepted", "rejected", "rules",
-    "event_ts", "event_ys", "event_counts",
+    "ts", "settings", "y0", "each", "common", "ys", "last", "zs", "end", "status", "accepted", "rejected", "updates",
+    "rules", "event_ts", "event_ys", "event_counts",
 )  # fmt: skip
 
 _OPERATORS = {
@@ -48,6 +48,7 @@ def ensemble_kernel(
 {first}
 {counts}
     while tl.max((status < 0).to(tl.int32), 0) > 0:
+{before}
 {step}
         moved = took > 0.5
 {events}
@@ -142,6 +143,8 @@ def source(program: Program, real: str) -> str:
         value, derivative = "tl.where(exact, y1_{i}, at{i})", "tl.where(exact, z1_{i}_{j}, zat{i}_{j})"
     outputs += stores("k * batch + i", "due", value, derivative)
     ends = [f"tl.store(last_ptr + i * {n} + {i}, y{i}, mask=valid)" for i in range(n)]
+    if program.order:
+        ends.append("tl.store(updates_ptr + i, updates, mask=valid)")
     ends += [f"tl.store(event_counts_ptr + {e} * batch + i, count{e}, mask=valid)" for e in range(len(program.events))]
     return _KERNEL.format(
         pointers=", ".join(f"{name}_ptr" for name in POINTERS),
@@ -150,12 +153,25 @@ def source(program: Program, real: str) -> str:
         start=_indented(writer.lines(program.start), 4),
         first=_indented(stores("i", "valid", "y{i}", "z{i}_{j}"), 4),
         counts=_indented([f"count{e} = tl.full([BLOCK], 0, tl.int64)" for e in range(len(program.events))], 4),
+        before=_indented(_before(program, writer), 8),
         step=_indented(writer.lines(program.step), 8),
         events=_indented(_events(program, writer), 8),
         outputs=_indented(outputs, 12),
         advance=_indented(writer.lines(program.advance), 8),
         last=_indented(ends, 4),
     )
+
+
+def _before(program: Program, writer: _Writer) -> list[str]:
+    """What runs before the step, with a loop in place of every repeated fragment."""
+    lines: list[str] = []
+    for name in program.order:
+        code = writer.lines(program.before[name])
+        if name == "update":
+            lines += ["while tl.max((active > 0).to(tl.int32), 0) > 0:", *(f"    {line}" for line in code)]
+        else:
+            lines += code
+    return lines
 
 
 def _events(program: Program, writer: _Writer) -> list[str]:

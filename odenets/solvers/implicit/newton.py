@@ -153,13 +153,14 @@ class NewtonSolver(StageSolver):
                 bad = ~np.isfinite(size)
                 if previous is not None:
                     rate = size / previous
-                    eta = rate / (1 - rate)
-                    hopeless = ~(rate < 1) | (rate ** (limit - 1 - iteration) * eta * size > kappa)
-                    eta = np.maximum(eta, 0)
+                    observed = rate / (1 - rate)
+                    hopeless = ~(rate < 1) | (rate ** (limit - 1 - iteration) * observed * size > kappa)
+                    observed = np.maximum(observed, 0)
                     if (hopeless & active).any():
                         hopeless &= ~self.rounding(moves, equations.base)
                         bad |= hopeless & (size > 0)
-                        eta = np.where(hopeless, eta, np.where(rate < 1, eta, 0.0))
+                        observed = np.where(hopeless, observed, np.where(rate < 1, observed, 0.0))
+                    eta = np.where(active, observed, eta)  # what has converged keeps the rate at which it did
                     if iteration > 1 and (rate[active] > _SLOW).any():
                         self.slow = True
                 good = ~bad & (eta * size <= kappa)

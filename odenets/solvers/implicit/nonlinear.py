@@ -149,12 +149,8 @@ class StageSolver(ABC):
         return self._batch_dims
 
     def kappa(self, y: Tensor) -> float:
-        """HW II, section IV.8: small against the step's tolerance, large against rounding."""
         if self._kappa is None:
-            rtol = self.accuracy.rtol
-            rtol = float(rtol.min()) if isinstance(rtol, Tensor) else rtol
-            epsilon = torch.finfo(y.dtype).eps
-            self._kappa = max(10 * epsilon / max(rtol, epsilon), min(0.03, rtol**0.5))
+            self._kappa = share_of_tolerance(self.accuracy.rtol, y.dtype)
         return self._kappa
 
     def scale(self, y: Tensor) -> Tensor:
@@ -173,6 +169,13 @@ class StageSolver(ABC):
         change = moves.abs().amax(0).flatten(keep).amax(-1)
         states = torch.maximum(base.abs(), (base + moves[-1]).abs()).flatten(keep).amax(-1)
         return (change <= 32 * torch.finfo(base.dtype).eps * states).cpu().numpy()
+
+
+def share_of_tolerance(rtol: float | Tensor, dtype: torch.dtype) -> float:
+    """The kappa of HW II, section IV.8: small against the step's tolerance, large against rounding."""
+    rtol = float(rtol.min()) if isinstance(rtol, Tensor) else rtol
+    epsilon = torch.finfo(dtype).eps
+    return max(10 * epsilon / max(rtol, epsilon), min(0.03, rtol**0.5))
 
 
 def bookkeeping_shape(accuracy: Accuracy, y: Tensor) -> tuple[int, ...]:

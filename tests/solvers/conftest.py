@@ -1,4 +1,4 @@
-"""Shared by the tests of ensembles and of compiled solves: a compiler and a cache of their own, one for the whole run."""
+"""Shared by the tests of ensembles and of compiled solves, which have a compiler's cache of their own for the whole run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from odenets.solvers import InputError
 from odenets.solvers.compiled import capture, lanes
 from odenets.solvers.ensemble import build
+from odenets.solvers.implicit.newton import NewtonSolver
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +33,15 @@ def traced(monkeypatch):
     monkeypatch.setattr(lanes, "LARGEST", 0)
     yield
     capture.clear()
+
+
+@pytest.fixture
+def fresh_jacobians(monkeypatch):
+    """The eager iteration forms its Jacobian at every trial step too, not only where it converges slowly."""
+    begin = NewtonSolver.begin
+
+    def begin_afresh(self, t, y, h):
+        self.jacobian = self.factored_h = None
+        begin(self, t, y, h)
+
+    monkeypatch.setattr(NewtonSolver, "begin", begin_afresh)

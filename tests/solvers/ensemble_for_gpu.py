@@ -37,6 +37,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("tsit5, 9 outputs", {"outputs": 9}),
     ("dopri5, all functions", {"solver": "dopri5", "field": everything}),
     ("rodas5p, 9 outputs", {"solver": "rodas5p", "outputs": 9}),
+    ("kvaerno3, 9 outputs", {"solver": "kvaerno3", "outputs": 9}),
     ("tsit5, sensitivities", {"gradient": True, "outputs": 3}),
     ("tsit5, events", {"events": [Event(lambda t, y, rho: y[:, 0], terminal=True), Event(lambda t, y, rho: y[:, 1])]}),
 ]
@@ -44,7 +45,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 def launch(program: Program, inputs: Inputs, buffers: Buffers) -> None:
     run_triton.launch(program, inputs, buffers)
-    for x in (buffers.status, buffers.accepted, buffers.rejected):  # nothing ran
+    for x in (buffers.status, buffers.accepted, buffers.rejected, buffers.updates):  # nothing ran
         x.zero_()
 
 

@@ -9,7 +9,6 @@ import torch
 from scipy.integrate import solve_ivp
 
 from odenets.solvers import Event, InputError, Newton, NewtonKrylov, Status, solve
-from odenets.solvers.implicit.newton import NewtonSolver
 from odenets.solvers.methods.kvaerno3 import KVAERNO3
 
 from .fields import coupled, coupled_exact
@@ -18,18 +17,6 @@ from .stiff import STIFF, prothero_robinson, relative_error, robertson
 F64 = torch.float64
 pytestmark = pytest.mark.usefixtures("compiled")
 slow = pytest.mark.slow(reason="compiles programs of some seconds each")
-
-
-@pytest.fixture
-def fresh_jacobians(monkeypatch):
-    """The eager iteration forms its Jacobian at every trial step too, not only where it converges slowly."""
-    begin = NewtonSolver.begin
-
-    def begin_afresh(self, t, y, h):
-        self.jacobian = self.factored_h = None
-        begin(self, t, y, h)
-
-    monkeypatch.setattr(NewtonSolver, "begin", begin_afresh)
 
 
 def forced(t, y, mu):

@@ -53,6 +53,18 @@ def test_same_steps_and_states_as_the_per_sample_loop(method, dtype, end, output
         assert torch.equal(ours.stats.rejected, loop.stats.rejected)
 
 
+def test_newtons_iteration_takes_the_steps_of_the_per_sample_loop(fresh_jacobians):
+    y0, args = problem(F64, 3)
+    ts = torch.linspace(0, 0.05, 3, dtype=F64, device=DEVICE)
+    settings = {"solver": "kvaerno3", "args": args, "rtol": 1e-4, "atol": 1e-4}
+    ours = solve(forced, y0, ts, ensemble="triton", **settings)
+    loop = solve(forced, y0, ts, per_sample=True, **settings)
+    assert torch.equal(ours.stats.accepted, loop.stats.accepted)
+    assert torch.equal(ours.stats.rejected, loop.stats.rejected)
+    assert torch.allclose(ours.ys, loop.ys, rtol=1e-10, atol=1e-10)
+    assert ours.stats.iterations > ours.stats.jacobians * 3
+
+
 def test_gradients_are_those_of_the_loop():
     size = {"solver": "bosh3", "first_step": 0.05, "min_step": 0.05, "max_step": 0.05}
     found = []
@@ -120,7 +132,7 @@ def test_a_function_without_a_formula_is_named():
         solve(lambda t, y: torch.atan(y), y0, (0.0, 1.0), ensemble="triton")
 
 
-@pytest.mark.slow  # seven kernels of about five seconds of compiling
+@pytest.mark.slow  # eight kernels of about five seconds of compiling
 def test_kernels_compile_for_a_gpu():
     command = [sys.executable, "-m", "tests.solvers.ensemble_for_gpu"]
     # compiled kernels and interpreted ones cannot live in one process
@@ -131,5 +143,5 @@ def test_kernels_compile_for_a_gpu():
     stack = {
         name.strip(): int(bytes_) for name, bytes_ in re.findall(r"^(\w.*?) +\d+ +(\d+)$", done.stdout, re.MULTILINE)
     }
-    assert len(stack) == 7
-    assert stack["tsit5"] == stack["tsit5, 32 bits"] == stack["rodas5p, 9 outputs"] == 0
+    assert len(stack) == 8
+    assert stack["tsit5"] == stack["tsit5, 32 bits"] == stack["rodas5p, 9 outputs"] == stack["kvaerno3, 9 outputs"] == 0

@@ -180,7 +180,7 @@ def test_what_is_not_compiled_is_refused(settings, words):
 
 
 @needed
-def test_gradients_and_split_fields_are_refused():
+def test_gradients_and_split_fields_are_refused(traced):
     with pytest.raises(InputError, match="gradients of implicit methods"):
         solve(Relaxation(), STARTS, (0.0, 1.0), compile="solve", solver="kvaerno3")
     field = SplitField(lambda t, y: 0 * y, prothero_robinson)

@@ -52,6 +52,7 @@ def test_steps_and_states_are_those_of_the_eager_loop(method, fresh_jacobians):
     assert len(set(found.stats.accepted.tolist())) > 3
 
 
+@slow
 def test_jacobians_that_the_eager_loop_keeps_change_steps_within_the_iterations_tolerance():
     found, eager = both(forced, STARTS, (0.0, 0.1, 1.5), solver="kvaerno5", args=(MU,), rtol=1e-6, atol=1e-8)
     trials = [x.stats.accepted + x.stats.rejected for x in (found, eager)]
@@ -179,3 +180,54 @@ def test_what_is_not_taken_is_refused():
             solve(lambda t, y: -y, y0, (0.0, 1.0), ensemble=True, **settings)
     with pytest.raises(InputError, match="at most 8 equations, got 9"):
         solve(lambda t, y: -y, torch.ones(2, 9, dtype=F64), (0.0, 1.0), solver="kvaerno3", ensemble=True)
+
+
+@slow
+@pytest.mark.parametrize("method", ["kvaerno3", "kvaerno4", "kvaerno5"])
+def test_gradient_is_that_of_autograd_through_the_same_steps(method, fresh_jacobians):
+    """Of starts, own and shared parameters, at outputs inside the steps too."""
+    ts = torch.tensor([0.0, 0.1, 0.5, 1.0], dtype=F64)
+    weights, found = torch.randn(4, 5, 2, dtype=F64, generator=torch.Generator().manual_seed(0)), []
+    for how in ("ensemble", "per_sample"):
+        y0, mu, force = STARTS.clone(), MU.sqrt(), torch.tensor([0.7], dtype=F64)
+        for x in (y0, mu, force):
+            x.requires_grad_(True)
+        ys = solve(
+            lambda t, y, mu, force: forced(t, y, mu) + (force * y.sin() ** 2 + torch.sin(t)[:, None]), y0, ts,
+            solver=method, args=(mu, force), rtol=1e-5, atol=1e-7, **{how: True},
+        ).ys  # fmt: skip
+        found.append(torch.autograd.grad((ys * weights).sum(), (y0, mu, force)))
+    for ours, eager in zip(*found):
+        assert torch.allclose(ours, eager, rtol=1e-7, atol=1e-9)
+
+
+def test_gradient_of_a_stiff_solution_in_closed_form():
+    """y' = -rate (y - cos t) - sin t: y = cos t + (y0 - 1) exp(-rate t)."""
+    y0 = torch.tensor([[2.0], [3.0], [0.0]], dtype=F64, requires_grad=True)
+    rate = torch.tensor([1.0, 20.0, 1e4], dtype=F64, requires_grad=True)
+    ts = torch.tensor([0.0, 0.1, 1.0], dtype=F64)
+
+    def field(t, y, rate):
+        return -rate[:, None] * (y - torch.cos(t)[:, None]) - torch.sin(t)[:, None]
+
+    settings = {"solver": "kvaerno3", "args": (rate,), "rtol": 1e-7, "atol": 1e-9}
+    for how in ({"ensemble": True}, {"per_sample": True, "compile": "solve"}):
+        ys = solve(field, y0, ts, **settings, **how).ys
+        for k in (1, 2):
+            by_start, by_rate = torch.autograd.grad(ys[k].sum(), (y0, rate), retain_graph=True)
+            decay = torch.exp(-rate * ts[k])
+            assert torch.allclose(by_start[:, 0], decay, rtol=0, atol=1e-5)
+            assert torch.allclose(by_rate, -ts[k] * (y0[:, 0] - 1) * decay, rtol=0, atol=1e-5)
+
+
+def test_gradients_that_a_program_does_not_have_are_refused():
+    y0 = torch.ones(2, 1, dtype=F64, requires_grad=True)
+    with pytest.raises(InputError, match="second derivatives"):
+        solve(
+            lambda t, y: -y,
+            y0,
+            (0.0, 1.0),
+            solver="kvaerno3",
+            nonlinear=Newton(twice_differentiable=True),
+            ensemble=True,
+        )

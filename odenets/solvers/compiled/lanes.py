@@ -102,6 +102,7 @@ def _solved(
 ) -> Solution | None:
     from ..ensemble import run_cpu
     from ..ensemble.fragments import Program
+    from ..ensemble.newton import differentiates
     from ..ensemble.outcome import cause_of, stats_of
     from ..ensemble.sensitivity import Directions
     from ..ensemble.solve import inputs_of, solve_program
@@ -123,7 +124,7 @@ def _solved(
         wrt = Directions.of(y if problem.per_sample else y[None], sources)
     except InputError:  # too many for sensitivities: autograd goes through the steps
         return None
-    if wrt.seeds and _iterates(method):
+    if wrt.seeds and not differentiates(method):
         return None
     dense = ts.shape[-1] > 2
     inputs = inputs_of(solver, problem.flat.layout, sources, ts, starts, problem.direction)

@@ -92,7 +92,9 @@ class Program:
     @cached_property
     def newton(self) -> NewtonStages | None:
         """The iteration for the stages of a diagonally implicit method."""
-        return NewtonStages(self.method, self.field, self.size) if isinstance(self.method, ImplicitRungeKutta) else None
+        if not isinstance(self.method, ImplicitRungeKutta):
+            return None
+        return NewtonStages(self.method, self.field, self.size, self.seeds)
 
     @cached_property
     def before(self) -> dict[str, Outputs]:
@@ -134,7 +136,7 @@ class Program:
         if self.controller.d:
             outputs["earlier"] = const(0.0)
         if self.newton is not None:
-            outputs["updates"] = const(0.0, "time")
+            outputs |= {"updates": const(0.0, "time"), **self.newton.slope_sensitivities(t, y)}
         for e, event in enumerate(self.events):
             outputs[f"side{e}"] = self._first_side(event, t, y, f)
         for j, seed in enumerate(self.seeds):
@@ -191,11 +193,11 @@ class Program:
         smallest = shared("min_step", "time")
         running, wanted, arrives, taken, h = self._size
         y = self.state("y")
-        f = self.field(cast(t, "real"), y) if self.seeds else self.state("f")
         if isinstance(self.method, ImplicitRungeKutta):
             assert self.newton is not None
-            done = self.newton.trial(h, y, f)
+            done = self.newton.trial(h, y, self.state("f"))
         else:
+            f = self.field(cast(t, "real"), y) if self.seeds else self.state("f")
             done = trial(self.method, self.field, t, h, y, f)
         scale = [maximum(apply("abs", a), apply("abs", b)) * r + s for a, b, r, s in zip(y, done.y1, *self._scales())]
         square = mean_square([e / s for e, s in zip(done.error, scale)])
@@ -230,7 +232,7 @@ class Program:
             done.stages.append(self.field(cast(end, "real"), done.y1))
         outputs |= self._named(done)
         if self.seeds:
-            outputs |= self._tangents(done)
+            outputs |= self._tangents(done) if self.newton is None else self.newton.trial_sensitivities(h)
         for e, event in enumerate(self.events):
             (outputs[f"g{e}"],) = event(cast(end, "real"), done.y1)
         return outputs
@@ -336,6 +338,8 @@ class Program:
             outputs[f"f{i}"] = where(took, lane(f"f1_{i}"), lane(f"f{i}"))
             for j in range(len(self.seeds)):
                 outputs[f"z{i}_{j}"] = where(took, lane(f"z1_{i}_{j}"), lane(f"z{i}_{j}"))
+                if self.newton is not None:
+                    outputs[f"l0_{i}_{j}"] = where(took, lane(f"d{i}_{j}"), lane(f"l0_{i}_{j}"))
         return outputs
 
 

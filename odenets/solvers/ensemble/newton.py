@@ -1,13 +1,16 @@
 """Newton's iteration for the stages of a diagonally implicit method, as scalar expressions of one update.
 
 A trial step is `begin`, then for one stage after the other its equations and first guess, and `update` again and again
-while any trajectory is active, then the rest of the step from the stages that were found. Equations, first guesses,
+while any trajectory is active, then the rest of the step from the stages that were found. With sensitivities every
+stage's derivative follows its last update, by the implicit function theorem with the Jacobian at the stage itself, as
+in `implicit.gradient`. Equations, first guesses,
 norms and the rules by which the iteration stops or gives up are those of `implicit.runge_kutta` and `implicit.newton`;
 Jacobian and factors are formed at every trial step and serve all its stages.
 
 Lanes: b0.. what the stage at work adds its increment to, stage_t its time, u0.. its iterate (the stage itself once it is
 found), e0.. 1 / (atol + rtol |y|), m0_0.., q0_1.. the factors; of kind time: active, failed (1 or 0), round, previous,
-eta as in the eager iteration, updates (of the trajectory so far).
+eta as in the eager iteration, updates (of the trajectory so far). Derivatives along the direction j: c0_j.. of b, d0_j..
+of the stage found, l{stage}_0_j.. of the stages before, of which l0 belongs to f.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from functools import cached_property
 from ..implicit.newton import Newton
 from ..implicit.runge_kutta import ImplicitRungeKutta, StageGuesses
 from ..tableau import ButcherTableau
+from .derivative import tangents
 from .scalars import Scalar, apply, both, cast, const, either, lane, maximum, negated, shared, weighted, where
 from .stages import PivotedLU, State, TrialStep, mean_square, moved, slopes, state
 from .trace import ScalarFunction
@@ -33,6 +37,13 @@ def iterates(method: object) -> bool:
     return len(method.blocks) > 1 and method.fsal and method.adaptive
 
 
+def differentiates(method: object) -> bool:
+    """Whether the sensitivities of a program are the gradients that are asked for."""
+    if not isinstance(method, ImplicitRungeKutta):
+        return True
+    return method.nonlinear.phantom is None and not method.nonlinear.twice_differentiable
+
+
 @dataclass(frozen=True)
 class NewtonStages:
     """The parts of a trial step before its end.
@@ -41,11 +52,13 @@ class NewtonStages:
         method: one of which `iterates` is true.
         field: of the system.
         size: numbers in a state.
+        seeds: as in `Program`.
     """
 
     method: ImplicitRungeKutta
     field: ScalarFunction
     size: int
+    seeds: tuple[str, ...] = ()
 
     @property
     def tableau(self) -> ButcherTableau:
@@ -62,6 +75,8 @@ class NewtonStages:
     def fragments(self, h: Scalar, scales: tuple[State, State]) -> dict[str, Outputs]:
         """By name, in the order in which they are first run; h (time) is the step's size, scales the lanes rtol, atol."""
         found = {"begin": self._begin(h, scales), "stage1": self._stage(1), "update": self._update()}
+        if self.seeds:
+            found["differentiate"] = self._differentiate()
         return found | {f"stage{i}": self._stage(i) for i in range(2, self.tableau.stages)}
 
     @property
@@ -69,7 +84,7 @@ class NewtonStages:
         """Names of the fragments as they run; "update" is repeated while any trajectory is active."""
         names = ["begin"]
         for i in range(1, self.tableau.stages):
-            names += [f"stage{i}", "update"]
+            names += [f"stage{i}", "update", *["differentiate"] * bool(self.seeds)]
         return names
 
     def trial(self, h: Scalar, y: State, f: State) -> TrialStep:
@@ -79,6 +94,27 @@ class NewtonStages:
         assert self.tableau.b_error is not None
         error = moved([const(0.0)] * self.size, size, self.tableau.b_error, stages)
         return TrialStep(moved(y, size, self.tableau.b, stages), error, stages, failed)
+
+    def trial_sensitivities(self, h: Scalar) -> Outputs:
+        """z1{i}_{j} and the last stage's derivative, likewise."""
+        outputs: Outputs = {}
+        for j in range(len(self.seeds)):
+            stages = [self._along(f"l{s}_", j) for s in range(self.tableau.stages - 1)] + [self._along("d", j)]
+            z1 = moved(self._along("z", j), cast(h, "real"), self.tableau.b, stages)
+            outputs |= {f"z1_{i}_{j}": x for i, x in enumerate(z1)}
+            outputs |= {f"l{self.tableau.stages - 1}_{i}_{j}": x for i, x in enumerate(stages[-1])}
+        return outputs
+
+    def slope_sensitivities(self, t: Scalar, y: State) -> Outputs:
+        """df/d(parameter j) at the start, as l0."""
+        outputs: Outputs = {}
+        for j, seed in enumerate(self.seeds):
+            along = ScalarFunction(tangents(self.field.outputs, {seed: 1.0}))(cast(t, "real"), y)
+            outputs |= {f"l0_{i}_{j}": x for i, x in enumerate(along)}
+        return outputs
+
+    def _along(self, name: str, j: int) -> State:
+        return [lane(f"{name}{i}_{j}") for i in range(self.size)]
 
     def _found(self, i: int) -> State:
         return state(f"k{i}_", self.size)
@@ -100,6 +136,11 @@ class NewtonStages:
         for j in range(self.size):
             guess = weighted(self.guesses[i], [k[j] for k in known])
             outputs |= {f"b{j}": base[j], f"u{j}": const(0.0) if guess is None else guess}
+        for j in range(len(self.seeds)):
+            of_stages = [self._along(f"l{s}_", j) for s in range(i - (i > 1))] + [self._along("d", j)] * (i > 1)
+            along = moved(self._along("z", j), cast(h, "real"), self.tableau.a[i][:i], of_stages)
+            outputs |= {f"c{k}_{j}": x for k, x in enumerate(along)}
+            outputs |= {f"l{i - 1}_{k}_{j}": x for k, x in enumerate(of_stages[-1]) if i > 1}
         going = both(apply("ne", h, 0.0), apply("lt", lane("failed", "time"), 0.5))
         eta = const(1.0, "time")
         if i > 1:  # what is expected of the first update (HW II, section IV.8)
@@ -108,6 +149,21 @@ class NewtonStages:
             "stage_t": cast(lane("t", "time") + h * self.tableau.c[i], "real"), "active": cast(going, "time"), "eta": eta,
             "round": const(0.0, "time"), "previous": const(1.0, "time"),
         }  # fmt: skip
+
+    def _differentiate(self) -> Outputs:
+        """(I - h gamma J) dk = J d(base) + df/d(parameter), J at the stage that was found."""
+        n, t = range(self.size), lane("stage_t")
+        reach = cast(lane("h", "time"), "real") * self.gamma
+        at = [b + k * reach for b, k in zip(state("b", self.size), state("u", self.size))]
+        jacobian, _ = slopes(self.field, t, at)
+        solver = PivotedLU([[float(i == j) - reach * jacobian[i][j] for j in n] for i in n])
+        outputs: Outputs = {}
+        for j, seed in enumerate(self.seeds):
+            along: dict[str, Scalar | float] = {f"y{i}": lane(f"c{i}_{j}") for i in n}
+            along |= {} if seed[0] == "y" else {seed: 1.0}
+            found = solver.solve(ScalarFunction(tangents(self.field.outputs, along))(t, at))
+            outputs |= {f"d{i}_{j}": x for i, x in enumerate(found)}
+        return outputs
 
     def _update(self) -> Outputs:
         n, limit = self.size, self.method.nonlinear.max_iterations

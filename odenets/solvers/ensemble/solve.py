@@ -21,7 +21,7 @@ from ..state import StateLayout
 from ..tableau import ButcherTableau
 from . import run_cpu
 from .fragments import Program, ScalarMethod
-from .newton import iterates
+from .newton import differentiates, iterates
 from .outcome import cause_of, stats_of
 from .problem import Buffers, Inputs
 from .sensitivity import Directions, Sensitivities
@@ -61,8 +61,8 @@ def solve_ensemble(problem: SolveProblem, gradient: str, backend: str = "auto") 
         raise InputError(
             "ensemble=True has no gradients of solves with events: use per_sample=True, or torch.no_grad()."
         )
-    if wrt.seeds and iterates(method):
-        raise InputError(f"ensemble=True has no gradients of {method.name}: use rodas5p, per_sample=True, or no_grad.")
+    if wrt.seeds and not differentiates(method):
+        raise InputError("ensemble=True has neither phantom gradients nor second derivatives: use per_sample=True.")
     inputs = inputs_of(solver, flat.layout, traced.sources, ts, start, problem.direction)
     rules = [[event.direction, int(event.terminal), event.limit] for event in problem.events]
     inputs.rules = torch.tensor(rules, dtype=torch.int64, device=y.device).reshape(-1, 3)

@@ -156,8 +156,8 @@ def test_failures_leave_the_others_solved():
 
 @slow
 def test_settings_of_the_iteration_mean_what_they_mean_in_the_loop(fresh_jacobians):
-    for nonlinear in (Newton(max_iterations=2), Newton(max_iterations=7, kappa=1e-6)):
-        settings = {"solver": "kvaerno3", "args": (MU.sqrt(),), "nonlinear": nonlinear, "rtol": 1e-4, "atol": 1e-6}
+    for nonlinear in (Newton(max_iterations=2), Newton(max_iterations=4, kappa=1e-5)):
+        settings = {"solver": "kvaerno3", "args": (MU.sqrt(),), "nonlinear": nonlinear, "rtol": 1e-2, "atol": 1e-3}
         found, eager = both(forced, STARTS, (0.0, 1.0), **settings)
         assert torch.equal(found.stats.accepted, eager.stats.accepted)
         assert torch.equal(found.stats.rejected, eager.stats.rejected)

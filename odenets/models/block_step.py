@@ -16,7 +16,7 @@ from odenets.models.compiled_step import compiled_step
 from odenets.models.varying_block import Method, VaryingBlock
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed as what it is: the compiler asks before the fields are there
 class BlockStep:
     """state -> state after the step.
 

@@ -43,7 +43,8 @@ class FlowStack(nn.Module):
         gradient: how the stack is differentiated (see `odenets.models.gradients`): "autograd", or with less memory
             "checkpoint", "recursive", "reversible", "downdate", "selective", or one of their classes with its settings.
         compile: "step": the steps are compiled, one program for each kind of block whatever the depth; "stack": the whole
-            stack is, its steps unrolled (compiling takes as long as it is deep); False: neither.
+            stack is, its steps unrolled (compiling takes as long as it is deep); "cuda_graph": it is recorded as CUDA
+            graphs, forward and backward, for steps that take less time than their launches; False: none of them.
 
     Attributes:
         times: t_0 .. t_N of equal steps (learned ones: `schedule`).
@@ -159,8 +160,8 @@ class FlowStack(nn.Module):
         Raises:
             ValueError: context lacks what a block needs, or the stack is to be compiled and cannot be.
         """
-        if self.compiled == "stack" and not torch.compiler.is_compiling():
-            return compiled_stack(self, x, context)
+        if self.compiled in ("stack", "cuda_graph") and not torch.compiler.is_compiling():
+            return compiled_stack(self, x, context, str(self.compiled))
         return self.run(x, context)
 
     def run(self, x: Tensor, context: Mapping[str, Tensor] | None = None) -> Tensor:

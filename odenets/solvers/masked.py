@@ -65,7 +65,7 @@ class MaskedStep(NamedTuple):
     updates: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed as what it is: the compiler asks before the fields are there
 class Stepper:
     """The constants of a masked solve: see `AdaptiveIntegrator` for their meaning.
 

@@ -108,7 +108,7 @@ def solve(
         from .ensemble import solve_ensemble  # imports Triton where there is a GPU
 
         solution = solve_ensemble(problem, method.name, "auto" if ensemble is True else ensemble)
-    elif compile in ("solve", "auto"):
+    elif compile in ("solve", "auto", "cuda_graph"):
         solution = solve_compiled(problem, method, str(compile))
     if solution is None:
         solution = solve_by_segments(method, problem) if by_segments else method.solve(problem)

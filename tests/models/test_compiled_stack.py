@@ -81,7 +81,7 @@ def test_a_block_that_cannot_be_captured_is_named(captured):
 
 
 def test_wrong_modes():
-    with pytest.raises(ValueError, match="False, 'step' or 'stack', got 'solve'"):
+    with pytest.raises(ValueError, match="False, 'step', 'stack' or 'cuda_graph', got 'solve'"):
         FlowStack(BLOCKS["residual"], compile="solve")
     with pytest.raises(ValueError, match="takes gradient='autograd', got 'checkpoint'"):
         FlowStack(BLOCKS["residual"], compile="stack", gradient="checkpoint")

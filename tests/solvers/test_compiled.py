@@ -65,9 +65,12 @@ def same(found, eager, atol=1e-12) -> None:
 # capture takes time for every stage
 FEW_STAGES: dict = {"solver": "fehlberg2", "rtol": 1e-6, "atol": 1e-6}
 SLOW = pytest.mark.slow(reason="capturing a program takes seconds")
+LOOPS = capture.why_no_loops("cpu")
+needs_loops = pytest.mark.skipif(bool(LOOPS), reason=f"no program that loops {LOOPS}")
 START = torch.tensor([[1.0, 0.0], [0.3, -0.5], [2.0, 1.0]], dtype=F64)
 
 
+@needs_loops
 def test_one_clock_in_one_program(traced):
     """Outputs, tolerances, end times, parameters, buffers and batch contents may change: nothing is compiled again."""
     field, ts = Driven(), torch.linspace(0, 3, 7)
@@ -84,6 +87,7 @@ def test_one_clock_in_one_program(traced):
     assert graphs() == compiled
 
 
+@needs_loops
 def test_other_batch_sizes_compile_once_more_a_field_of_the_same_class_never(traced):
     ts = torch.linspace(0, 1, 5)
     both(Driven(), START, ts, **FEW_STAGES)
@@ -227,6 +231,7 @@ def test_fixed_steps_forward_and_backward(traced, gradient):
         assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-13)
 
 
+@needs_loops
 @pytest.mark.parametrize("gradient", ["autograd", pytest.param("checkpoint", marks=SLOW)])
 def test_adaptive_steps_forward_and_backward(traced, gradient):
     """Exactly the gradient through the accepted steps."""
@@ -243,11 +248,21 @@ def test_adaptive_steps_forward_and_backward(traced, gradient):
         assert torch.allclose(found, wanted, rtol=1e-11, atol=1e-12)
 
 
+def test_without_loops_what_needs_them_is_refused(monkeypatch):
+    monkeypatch.setattr(lanes, "LARGEST", 0)
+    monkeypatch.setattr(adaptive, "LOOPS_ON", set())
+    monkeypatch.setattr(capture, "LOOPS_WRITE", False)
+    for solver, what in (("dopri5", "gradients of adaptive steps"), ("kvaerno3", "implicit methods")):
+        with pytest.raises(InputError, match=rf"does not take {what} with torch .*, only with 2.13 or newer: use"):
+            solve(Driven(), START, (0.0, 1.0), solver=solver, compile="solve")
+
+
 def test_fixed_steps_with_outputs_off_the_grid_are_refused():
     with pytest.raises(InputError, match="between the grid's points"):
         solve(coupled, COUPLED_START, (0.0, 0.33, 1.0), solver="rk4", steps=10, compile="solve")
 
 
+@needs_loops
 @SLOW
 def test_odeint(traced):
     from odenets.solvers import odeint

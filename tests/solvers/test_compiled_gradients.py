@@ -18,7 +18,7 @@ from odenets.solvers.methods.alf import AsynchronousLeapfrog
 from odenets.solvers.methods.reversible_heun import ReversibleHeun
 
 F64 = torch.float64
-MISSING = capture.why_unavailable("cpu")
+MISSING = capture.why_unavailable("cpu") or capture.why_no_loops("cpu")
 pytestmark = [
     pytest.mark.usefixtures("traced"),
     pytest.mark.skipif(bool(MISSING), reason=MISSING or "available"),

@@ -18,7 +18,7 @@ from odenets.solvers.methods.rodas5p import RODAS5P
 from .stiff import STIFF, prothero_robinson, relative_error, robertson
 
 F64 = torch.float64
-MISSING = capture.why_unavailable("cpu")
+MISSING = capture.why_unavailable("cpu") or capture.why_no_loops("cpu")
 NEEDED = [
     pytest.mark.skipif(bool(MISSING), reason=MISSING or "available"),
     pytest.mark.filterwarnings("error:solved eagerly"),

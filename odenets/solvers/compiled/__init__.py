@@ -17,18 +17,18 @@ from ..methods import ONE_STEP
 from ..solution import Solution
 from ..solver import Adaptive, FixedStep, Solver, method_of
 from ..tableau import ButcherTableau
-from . import adaptive, adjoint, capture, fixed, lanes, recorded
+from . import adaptive, adjoint, capture, fixed, fixed_graph, lanes, recorded
 from .differentiable import differentiates
 from .reversible import is_reversible
 from .step import CompiledTableau
 
 GRADIENTS = ("autograd", "checkpoint", "recursive", "adjoint")
-MODES = (False, "step", "solve", "auto")
+MODES = (False, "step", "solve", "auto", "cuda_graph")
 
 
 def check_mode(compile: Any) -> None:
     if not (compile is False or compile in MODES[1:]):
-        raise InputError(f"compile= takes False, 'step', 'solve' or 'auto', got {compile!r}.")
+        raise InputError(f"compile= takes False, 'step', 'solve', 'auto' or 'cuda_graph', got {compile!r}.")
 
 
 def with_compiled_step(solver: Solver) -> Solver:
@@ -47,8 +47,10 @@ def solve_compiled(problem: SolveProblem, gradient: Gradient, mode: str) -> Solu
     """The problem solved as a compiled program, or None if it is to be solved eagerly.
 
     Raises:
-        InputError: with mode "solve", for what no compiled solve can do.
+        InputError: with mode "solve" or "cuda_graph", for what it cannot do.
     """
+    if mode == "cuda_graph":
+        return _solve_in_graph(problem)
     name = getattr(problem.solver, "method", None)
     # some fields are captured, but their Jacobians are not
     refusal = (
@@ -82,6 +84,20 @@ def solve_compiled(problem: SolveProblem, gradient: Gradient, mode: str) -> Solu
         return None
 
 
+def _solve_in_graph(problem: SolveProblem) -> Solution | None:
+    problem_with = fixed_graph.unsupported(problem) or _unsupported(problem)
+    if problem_with:
+        raise InputError(f"compile='cuda_graph' does not take {problem_with}: use compile='auto', 'step' or False.")
+    refusal = ("cuda_graph", capture.kind_of(problem.flat.func))
+    if capture.refused(refusal):
+        return None
+    try:
+        return fixed_graph.solve(problem)
+    except capture.CannotCapture as error:
+        capture.warn_once(refusal, f"solved eagerly, as the solve cannot be recorded. {error}")
+        return None
+
+
 def _unsupported(problem: SolveProblem) -> str:
     missing = capture.why_unavailable(problem.y.device.type)
     if missing:
@@ -108,7 +124,7 @@ def _not_differentiable(problem: SolveProblem, gradient: Gradient) -> str:
     if isinstance(problem.solver, Adaptive) and not isinstance(method_of(problem.solver.method), ButcherTableau):
         return "gradients of implicit methods"
     if problem.y.device.type not in adaptive.LOOPS_ON and isinstance(problem.solver, Adaptive):
-        return f"gradients of adaptive steps on {problem.y.device.type}"
+        return f"gradients of adaptive steps {capture.why_no_loops(problem.y.device.type)}"
     known: tuple[str, ...] = GRADIENTS if problem.y.device.type in adaptive.LOOPS_ON else GRADIENTS[:2]
     if isinstance(problem.solver, FixedStep) and is_reversible(method_of(problem.solver.method)):
         known = ("reversible",)

@@ -21,7 +21,7 @@ from .failure import failure_of_one_clock
 from .host_loop import solve_with_host_loop
 from .loop import Inputs, LoopSettings, Outcome, solve_adaptive
 
-LOOPS_ON = {"cpu"}  # devices on which a compiled program loops by itself
+LOOPS_ON = set() if capture.why_no_loops("cpu") else {"cpu"}  # devices on which a compiled program loops by itself
 
 
 def unsupported(problem: SolveProblem) -> str:

@@ -24,6 +24,7 @@ from typing import Any, cast
 import torch
 import torch._dynamo
 from torch import nn
+from torch._higher_order_ops.while_loop import while_loop_op
 from torch.utils.checkpoint import _StopRecomputationError
 
 from .hoist import buffers_before_loops
@@ -40,11 +41,13 @@ class CannotCapture(RuntimeError):
     """The field could not be compiled; the message says where and why."""
 
 
+# whether a compiled loop may write to tensors that it does not carry: PyTorch 2.13 and newer
+LOOPS_WRITE = "mutated_arg_indices" in inspect.signature(type(while_loop_op).__call__).parameters
+
+
 @functools.cache
 def why_unavailable(device: str) -> str:
     """What is missing for compiled solves on a device type; empty if nothing is."""
-    if tuple(int(x) for x in re.findall(r"\d+", torch.__version__)[:2]) < (2, 13):
-        return f"compiled solves need torch 2.13 or newer, this is {torch.__version__}"
     if device == "cpu":
         from torch._inductor import config
 
@@ -52,6 +55,13 @@ def why_unavailable(device: str) -> str:
         if not any(name and shutil.which(name) for name in compilers):
             return "compiled solves on the CPU need a C++ compiler: install g++ or clang, or name one in CXX"
     return ""
+
+
+def why_no_loops(device: str) -> str:
+    """What keeps a compiled program on a device type from looping by itself; empty if nothing does."""
+    if device != "cpu":
+        return f"on {device}"
+    return "" if LOOPS_WRITE else f"with torch {torch.__version__}, only with 2.13 or newer"
 
 
 def kind_of(field: Any) -> Hashable:
@@ -101,7 +111,7 @@ def call(
             with torch._dynamo.config.patch(specialize_float=True, specialize_int=True, **constant):
                 return program(field, *inputs)
         except Exception as error:  # a mistake of the user's own shows in the eager solve
-            raise CannotCapture(_explanation(error, field)) from error
+            raise CannotCapture(explanation(error, field)) from error
 
 
 def clear() -> None:
@@ -127,13 +137,24 @@ def _compiled(function: types.FunctionType, backend: Any) -> Callable[..., Any]:
     apart = types.FunctionType(
         function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
     )
-    return torch.compile(  # type: ignore[call-overload,no-any-return]
-        apart,
-        fullgraph=True,
-        backend=backend,
-        recompile_limit=VARIANTS,
-        options={"guard_filter_fn": _about_the_users},
+    return with_variants(
+        apart, VARIANTS, fullgraph=True, backend=backend, options={"guard_filter_fn": _about_the_users}
     )
+
+
+def with_variants(function: Callable[..., Any], limit: int, **settings: Any) -> Callable[..., Any]:
+    """torch.compile(function, **settings) with so many variants at most."""
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:
+        settings["recompile_limit"] = limit
+        return torch.compile(function, **settings)  # type: ignore[call-overload,no-any-return]
+    program = torch.compile(function, **settings)  # type: ignore[call-overload]
+
+    @functools.wraps(function)
+    def limited(*given: Any) -> Any:  # before PyTorch 2.13 the limit is one for all
+        with torch._dynamo.config.patch(recompile_limit=limit):
+            return program(*given)
+
+    return limited
 
 
 def _inductor(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
@@ -182,7 +203,7 @@ def _about_the_users(guards: Sequence[Any]) -> list[bool]:
     return [not guard.name.startswith(ours) for guard in guards]
 
 
-def _explanation(error: BaseException, field: Any) -> str:
+def explanation(error: BaseException, field: Any) -> str:
     """One line: where in the field's own code capture stopped, and why."""
     text = str(getattr(error, "inner_exception", error)).strip()
     reason = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)

@@ -45,7 +45,7 @@ def unsupported(problem: SolveProblem) -> str:
         return f"method {getattr(solver.method, 'name', solver.method)!r}, only explicit Runge-Kutta and reversible methods"
     if solver.perturb:
         return "perturb=True"
-    return "" if _places(problem) is not None else "output times between the grid's points"
+    return "" if places_of(problem) is not None else "output times between the grid's points"
 
 
 def solve_compiled(problem: SolveProblem, gradient: Gradient, differentiated: bool) -> Solution:
@@ -54,7 +54,7 @@ def solve_compiled(problem: SolveProblem, gradient: Gradient, differentiated: bo
     Raises:
         CannotCapture: if the field cannot be compiled.
     """
-    found = _places(problem)
+    found = places_of(problem)
     assert found is not None
     grid, places = found
     if is_reversible(method_of(problem.solver.method)):  # type: ignore[union-attr]
@@ -104,7 +104,7 @@ def _through_chunks(
     return steps * (tableau.stages - tableau.fsal) + tableau.fsal * -(-steps // size)
 
 
-def _places(problem: SolveProblem) -> tuple[Tensor, list[int]] | None:
+def places_of(problem: SolveProblem) -> tuple[Tensor, list[int]] | None:
     """The grid [N + 1] and where the output times lie on it; None if one of them does not."""
     integrator = problem.start(problem.ts[0].detach(), problem.y.detach())
     assert isinstance(integrator, FixedIntegrator)

@@ -8,14 +8,17 @@ that. Here the generated wrapper is rewritten before it is compiled:
   swap their buffers, so that the next iteration writes where this one read;
 - handles that only rename a buffer, and views that only shift a pointer, are replaced by what they stand for.
 
-Only lines in exactly the known forms are touched, for the version of PyTorch whose forms they are; everything else stays
-as it was generated.
+Only lines in exactly the known forms are touched, for the versions of PyTorch whose forms they are; everything else stays
+as it was generated. For other versions, and where the forms do not fit together, nothing is rewritten: the same results
+later, said once in the log.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import logging
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +26,7 @@ from typing import Any
 import torch
 
 VERSIONS = ("2.13",)
+_log = logging.getLogger(__name__)
 _NAME = r"[A-Za-z_]\w*"
 _CHECK = r"AOTI_TORCH_ERROR_CODE_CHECK"
 _ASSIGN = re.compile(rf"\s*{_CHECK}\(aoti_torch_assign_tensors_out\((.*), &({_NAME})_handle\)\);$")
@@ -174,10 +178,16 @@ def _with_pointers(line: str, views: dict[str, tuple[str, str]]) -> str:
 _POINTER = re.compile(rf"(\((?:const )?\w+\*\))\(({_NAME})\.data_ptr\(\)\)")
 
 
+@functools.cache
+def _left_alone(reason: str) -> None:
+    _log.warning("Compiled loops allocate in every iteration, which takes longer: %s.", reason)
+
+
 @contextlib.contextmanager
 def buffers_before_loops() -> Iterator[None]:
     """Programs compiled for the CPU in here have their loops rewritten."""
     if not torch.__version__.startswith(VERSIONS):
+        _left_alone(f"the code that torch {torch.__version__} generates is not known")
         yield
         return
     from torch._inductor.codegen import common
@@ -193,7 +203,11 @@ def buffers_before_loops() -> Iterator[None]:
 
         def generate(self, is_inference):
             found, kernels = super().generate(is_inference)
-            return dataclasses.replace(found, value=hoisted(found.value)), kernels
+            try:
+                return dataclasses.replace(found, value=hoisted(found.value)), kernels
+            except Exception as error:
+                _left_alone(f"the generated code was not understood ({type(error).__name__}: {error})")
+                return found, kernels
 
     devices.cpp_wrapper_codegen = LoopWrapper
     try:

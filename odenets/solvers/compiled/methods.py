@@ -16,6 +16,7 @@ from ..one_step import Accuracy, Method, bind
 from ..solver import WALKERS, Adaptive, tolerance, with_nonlinear
 from ..step import over_state, stage_times
 from ..tableau import ButcherTableau
+from . import capture
 from .newton import PureNewton
 from .rosenbrock import PureRosenbrock
 
@@ -40,8 +41,8 @@ def unsupported(problem: SolveProblem) -> str:
             return f"implicit systems of {size} elements, more than dense_limit={method.nonlinear.dense_limit}"
     elif not isinstance(method, RosenbrockTableau):
         return f"method {name!r}, only explicit and diagonally implicit Runge-Kutta and Rosenbrock methods"
-    if problem.y.device.type != "cpu":
-        return f"implicit methods on {problem.y.device.type}"
+    if where := capture.why_no_loops(problem.y.device.type):
+        return f"implicit methods {where}"
     if problem.y.dtype not in (torch.float32, torch.float64):
         return f"implicit methods in {problem.y.dtype}"
     return ""

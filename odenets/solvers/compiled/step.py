@@ -12,6 +12,7 @@ from torch import Tensor
 from ..one_step import Accuracy, ExplicitRungeKutta
 from ..step import Field, StepSize, Trial, runge_kutta_step
 from ..tableau import ButcherTableau
+from . import capture
 
 BACKEND = "inductor"
 
@@ -50,4 +51,4 @@ def _program(tableau: ButcherTableau, with_error: bool) -> Callable[..., Trial]:
     def step(field: Field, times: tuple[Tensor, ...], h: Tensor, y: Tensor, f0: Tensor) -> Trial:
         return runge_kutta_step(field, tableau, times, h, y, f0, with_error)
 
-    return torch.compile(step, recompile_limit=64, backend=BACKEND)  # type: ignore[call-overload,no-any-return]
+    return capture.with_variants(step, 64, backend=BACKEND)

@@ -77,9 +77,9 @@ def _compiled(problem: Problem, mode: bool | str, has_event: bool) -> Any:
         problem.solver = with_compiled_step(problem.solver)
         return None
     if has_event or problem.callbacks != Callbacks() or len(problem.t) == 1:
-        if mode == "solve" and len(problem.t) > 1:
+        if mode != "auto" and len(problem.t) > 1:
             raise InputError(
-                "compile='solve' does not take event_fn or callbacks: use compile='auto', 'step' or False."
+                f"compile={mode!r} does not take event_fn or callbacks: use compile='auto', 'step' or False."
             )
         return None
     as_problem = SolveProblem(problem.solver, problem.flat, problem.times, problem.y0, problem.direction)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -84,13 +85,13 @@ def solve(
     per_sample = isinstance(solver, Adaptive) and solver.per_sample
     layout = StateLayout.of(y0, batch_dims=int(per_sample))
     y = layout.flatten(y0)
-    ts = check_times(ts, y, per_sample)
+    ts, direction = checked_times(ts, y, per_sample)
     flat = FlatField(field.field if isinstance(field, MassMatrix) else field, layout, args)
     if save_at not in ("ts", "steps", "end"):
         raise InputError(f"unknown save_at {save_at!r}: use ts, steps or end.")
     method = resolve_gradient("autograd" if ensemble and gradient == "forward" else gradient)
     alone = ts.shape[-1] == 1
-    problem = SolveProblem(solver, flat, ts, y, _direction(ts), save_at, dense, params, events)
+    problem = SolveProblem(solver, flat, ts, y, direction, save_at, dense, params, events)
     if isinstance(field, MassMatrix) and method.name != "autograd":
         raise InputError(f"gradient={method.name!r} cannot differentiate M x' = f: use gradient='autograd'.")
     method.check(problem)
@@ -120,8 +121,12 @@ def solve(
     return solution.raise_if_failed() if throw else solution
 
 
-def check_times(ts: Any, y: Tensor, per_sample: bool = False) -> Tensor:
-    """Times as a float64 tensor on y's device. Raises InputError unless [T] (or [batch, T]) and strictly monotone."""
+def checked_times(ts: Any, y: Tensor, per_sample: bool = False) -> tuple[Tensor, float]:
+    """Times as a float64 tensor on y's device, and their direction, +1.0 or -1.0.
+
+    Raises:
+        InputError: unless they are [T] (or [batch, T]) and strictly monotone.
+    """
     if isinstance(ts, (tuple, list)) and any(isinstance(t, Tensor) for t in ts):
         ts = torch.stack([torch.as_tensor(t, dtype=torch.float64, device=y.device) for t in ts])
     # straight to float64: Python numbers would pass through float32 on their way
@@ -129,13 +134,18 @@ def check_times(ts: Any, y: Tensor, per_sample: bool = False) -> Tensor:
     if not (ts.dim() == 1 or (per_sample and ts.dim() == 2 and len(ts) == len(y))) or ts.shape[-1] == 0:
         wanted = f"[T] or [{len(y)}, T]" if per_sample else "[T]"
         raise InputError(f"ts must be one dimensional, {wanted}, with the start first, got shape {tuple(ts.shape)}.")
-    difference = ts.detach().diff(dim=-1)
-    if not bool(((difference > 0).all() | (difference < 0).all()) & torch.isfinite(ts).all()):
+    if not ts.numel():  # an empty batch
+        return ts, 1.0
+    values = ts.detach()
+    # differences of finite, monotone times are finite and of one sign; a single time is its own
+    differences = values[..., 1:] - values[..., :-1] if ts.shape[-1] > 1 else values.abs() + 1.0
+    low, high = float(differences.amin()), float(differences.amax())
+    if not (0 < low <= high < math.inf or -math.inf < low <= high < 0):
         raise InputError(
             "ts must be finite and strictly increasing or decreasing, got "
             + ", ".join(f"{t:g}" for t in ts.reshape(-1)[:6])
         )
-    return ts
+    return ts, 1.0 if low > 0 else -1.0
 
 
 def _take_mass(problem: SolveProblem, mass: Tensor) -> None:
@@ -153,10 +163,6 @@ def _take_mass(problem: SolveProblem, mass: Tensor) -> None:
     rtol, atol = (tolerance(key, value, flat.layout, problem.y) for key, value in zip(("rtol", "atol"), tolerances))
     start = problem.ts.detach()[..., 0].to(problem.y.dtype)
     check_start(flat, flat.mass, start, problem.y, rtol, atol)
-
-
-def _direction(ts: Tensor) -> float:
-    return -1.0 if bool((ts.detach().diff(dim=-1) < 0).any()) else 1.0
 
 
 def failure_of_values(ys: Tensor, ts: Tensor) -> str:

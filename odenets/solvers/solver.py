@@ -270,6 +270,21 @@ def resolve_solver(solver: Solver | Method | str, **overrides: Any) -> Solver:
     Raises:
         InputError: for an unknown name or setting, with the near matches.
     """
+    if isinstance(solver, str) and all(type(value) in _PLAIN for value in overrides.values()):
+        return _named(solver, tuple((name, type(value), value) for name, value in overrides.items()))
+    return _resolved(solver, overrides)
+
+
+_PLAIN = (bool, int, float, str)
+
+
+@functools.lru_cache(maxsize=256)
+def _named(name: str, overrides: tuple[tuple[str, type, Any], ...]) -> Solver:
+    """A solver that is asked for again and again, checked once; the type keeps 1, 1.0 and True apart."""
+    return _resolved(name, {key: value for key, _, value in overrides})
+
+
+def _resolved(solver: Solver | Method | str, overrides: dict[str, Any]) -> Solver:
     if isinstance(solver, str):
         if one_step_method(solver) is None:
             _check_name(solver, METHODS, "solver")
@@ -291,7 +306,7 @@ def resolve_solver(solver: Solver | Method | str, **overrides: Any) -> Solver:
         if name not in names:
             kind = f"{type(solver).__name__}({solver.method!r})"
             raise InputError(f"{kind} has no setting {name!r}{_near(name, names)}")
-    return dataclasses.replace(solver, **overrides)
+    return dataclasses.replace(solver, **overrides) if overrides else solver
 
 
 def tolerance(name: str, value: Tolerance, layout: StateLayout, y0: Tensor) -> float | Tensor:

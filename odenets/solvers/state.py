@@ -35,7 +35,7 @@ class StateLayout:
     @classmethod
     def of(cls, state: Any, batch_dims: int = 0) -> StateLayout:
         """Layout of `state`. Raises InputError for a leaf that is no floating-point or complex tensor."""
-        leaves, spec = pytree.tree_flatten(state)
+        leaves, spec = ([state], None) if isinstance(state, Tensor) else pytree.tree_flatten(state)
         if not leaves:
             raise InputError("y0 must hold at least one tensor, got an empty tree.")
         for leaf in leaves:
@@ -49,7 +49,7 @@ class StateLayout:
                     + ", ".join(str(tuple(x.shape)) for x in leaves)
                 )
         return cls(
-            None if isinstance(state, Tensor) else spec,
+            spec,
             tuple(leaf.shape[batch_dims:] for leaf in leaves),
             tuple(leaf.dtype for leaf in leaves),
             batch_dims,

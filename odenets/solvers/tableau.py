@@ -49,6 +49,9 @@ class ButcherTableau:
         last = (*self.a[-1], *([0.0] * (s - len(self.a[-1]))))
         object.__setattr__(self, "fsal", s > 1 and last == self.b and self.c[-1] == 1.0)
 
+    def __hash__(self) -> int:  # it is part of keys at every solve: not of all its numbers
+        return hash((self.name, self.order, self.b))
+
     @property
     def stages(self) -> int:
         return len(self.b)

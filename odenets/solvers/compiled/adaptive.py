@@ -17,6 +17,7 @@ from ..solution import Solution, Stats
 from ..solver import Adaptive, tolerance
 from ..state import StateLayout
 from . import capture, methods
+from .constants import constant
 from .failure import failure_of_one_clock
 from .host_loop import solve_with_host_loop
 from .loop import Inputs, LoopSettings, Outcome, solve_adaptive
@@ -55,7 +56,8 @@ def run(problem: SolveProblem, ts: Tensor, y: Tensor) -> tuple[Outcome, LoopSett
     if outputs:  # their number is not compiled in
         torch._dynamo.maybe_mark_dynamic(ts, ts.dim() - 1)
     flat = problem.flat
-    inputs = Inputs(y.detach(), ts, *numbers_of(problem), torch.tensor(ts.shape[-1] - 1, device=y.device))
+    last = constant("last", ts.shape[-1] - 1, torch.int64, y.device)
+    inputs = Inputs(y.detach(), ts, *numbers_of(problem), last)
     key = ("adaptive", capture.kind_of(flat.func), settings, y.device.type, y.dim())
     with torch.no_grad():
         if y.device.type not in LOOPS_ON:
@@ -78,10 +80,10 @@ def numbers_of(problem: SolveProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     solver, layout, y = problem.solver, problem.flat.layout, problem.y
     assert isinstance(solver, Adaptive)
     return (
-        _value(tolerance("rtol", solver.rtol, layout, y), y),
-        _value(tolerance("atol", solver.atol, layout, y), y),
-        torch.tensor(solver.first_step or 0.0, dtype=torch.float64, device=y.device),
-        torch.tensor(solver.max_steps, device=y.device),
+        _value("rtol", tolerance("rtol", solver.rtol, layout, y), y),
+        _value("atol", tolerance("atol", solver.atol, layout, y), y),
+        constant("first_step", solver.first_step or 0.0, torch.float64, y.device),
+        constant("max_steps", solver.max_steps, torch.int64, y.device),
     )
 
 
@@ -97,8 +99,8 @@ def _shapeless(layout: StateLayout) -> StateLayout:
     return layout if layout.spec is not None else StateLayout(None, (), (), layout.batch_dims)
 
 
-def _value(x: float | Tensor, y: Tensor) -> Tensor:
-    return x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64, device=y.device)
+def _value(name: str, x: float | Tensor, y: Tensor) -> Tensor:
+    return x if isinstance(x, Tensor) else constant(name, x, torch.float64, y.device)
 
 
 def solution_of(problem: SolveProblem, settings: LoopSettings, outcome: Outcome) -> Solution:

@@ -4,6 +4,8 @@ of autograd's graph for the whole solve.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ from ..gradients.base import Gradient, SolveProblem
 from ..gradients.parameters import distinct
 from ..tableau import ButcherTableau
 from . import trace
+from .constants import constant
 
 
 def differentiates(problem: SolveProblem) -> bool:
@@ -28,10 +31,13 @@ def differentiates(problem: SolveProblem) -> bool:
     """
     if not torch.is_grad_enabled():
         return False
-    visible = [problem.y, problem.ts, *pytree.tree_leaves(problem.flat.args)]
-    func = problem.flat.func
+    func, args = problem.flat.func, problem.flat.args
     owner = getattr(func, "__self__", func)
-    visible += list(owner.parameters()) if isinstance(owner, nn.Module) else []
+    visible = itertools.chain(
+        (problem.y, problem.ts),
+        pytree.tree_leaves(args) if args else (),
+        owner.parameters() if isinstance(owner, nn.Module) else (),
+    )
     if any(isinstance(x, Tensor) and x.requires_grad for x in visible):
         return True
     y, t = start_of(problem)
@@ -77,7 +83,10 @@ class Differentiable(torch.autograd.Function):
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         params = ctx.saved_tensors[1:]
         device, dtype, enabled = ctx.precision
-        with torch.autocast(device, dtype=dtype, enabled=enabled):
+        if enabled or torch.is_autocast_enabled(device):
+            with torch.autocast(device, dtype=dtype, enabled=enabled):
+                grad_y, found = ctx.run.backward(grad_ys)
+        else:
             grad_y, found = ctx.run.backward(grad_ys)
         return None, grad_y, *(
             found[key] if key in found else torch.zeros_like(p) for key, p in zip(ctx.params, params)
@@ -93,7 +102,7 @@ def start_of(problem: SolveProblem) -> tuple[Tensor, Tensor]:
 
 def nodes_of(tableau: ButcherTableau, like: Tensor) -> Tensor:
     """The nodes c [s] in the dtype of times."""
-    return torch.tensor(tableau.c, dtype=like.dtype, device=like.device)
+    return constant("nodes", tableau.c, like.dtype, like.device)
 
 
 def of_any_length(x: Tensor) -> Tensor:
@@ -105,4 +114,9 @@ def of_any_length(x: Tensor) -> Tensor:
 
 def room_for(rows: int, like: Tensor) -> Tensor:
     """A tensor with so many rows and nothing in them: how programs are told a number that is not compiled in."""
-    return of_any_length(torch.empty(rows, 0, device=like.device))
+    return of_any_length(_room(rows, like.device, torch.is_inference_mode_enabled()))
+
+
+@functools.lru_cache(maxsize=64)
+def _room(rows: int, device: torch.device, inference: bool) -> Tensor:
+    return torch.empty(rows, 0, device=device)

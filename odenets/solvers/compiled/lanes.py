@@ -15,6 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ensemble import run_cpu
+from ..ensemble.fragments import Program
+from ..ensemble.newton import differentiates, iterates
+from ..ensemble.outcome import cause_of, stats_of
+from ..ensemble.sensitivity import Directions
+from ..ensemble.solve import MOST_SYSTEM, inputs_of, solve_program
+from ..ensemble.trace import Sources, trace
 from ..errors import InputError, Status
 from ..gradients.base import Gradient, SolveProblem
 from ..implicit.rosenbrock import RosenbrockTableau
@@ -46,8 +53,8 @@ def takes(problem: SolveProblem, gradient: Gradient) -> bool:
     if not isinstance(solver, Adaptive) or solver.method in WALKERS or y.device.type != "cpu":
         return False
     method = with_nonlinear(solver)
-    if isinstance(method, RosenbrockTableau) or _iterates(method):
-        largest = _implicit_size()
+    if isinstance(method, RosenbrockTableau) or iterates(method):
+        largest = MOST_SYSTEM
     elif isinstance(method, ButcherTableau):
         largest = LARGEST
     else:
@@ -61,18 +68,6 @@ def takes(problem: SolveProblem, gradient: Gradient) -> bool:
     return (
         fits and whole and not asked and (wanted or not torch.is_grad_enabled()) and not capture.why_unavailable("cpu")
     )
-
-
-def _implicit_size() -> int:
-    from ..ensemble.solve import MOST_SYSTEM
-
-    return MOST_SYSTEM
-
-
-def _iterates(method: Any) -> bool:
-    from ..ensemble.newton import iterates
-
-    return iterates(method)
 
 
 def solve_in_lanes(problem: SolveProblem) -> Solution | None:
@@ -100,14 +95,6 @@ def solve_in_lanes(problem: SolveProblem) -> Solution | None:
 def _solved(
     problem: SolveProblem, captured: CapturedField, tensors: list[Tensor], ts: Tensor, t0: Tensor
 ) -> Solution | None:
-    from ..ensemble import run_cpu
-    from ..ensemble.fragments import Program
-    from ..ensemble.newton import differentiates
-    from ..ensemble.outcome import cause_of, stats_of
-    from ..ensemble.sensitivity import Directions
-    from ..ensemble.solve import inputs_of, solve_program
-    from ..ensemble.trace import Sources
-
     memory, solver, y = captured.memory, problem.solver, problem.y
     assert isinstance(solver, Adaptive)
     method: Any = with_nonlinear(solver)
@@ -155,7 +142,8 @@ def _solved(
         )
         stats.accepted, stats.rejected = buffers.accepted.to(torch.int64), buffers.rejected.to(torch.int64)
         return Solution(saved, ys, stats, status, message)
-    code, stats.accepted, stats.rejected = (int(x) for x in (buffers.status, buffers.accepted, buffers.rejected))
+    values = (buffers.status, buffers.accepted, buffers.rejected)
+    code, stats.accepted, stats.rejected = (int(x.item()) for x in values)
     message, trials = "", stats.accepted + stats.rejected
     if code:
         cause, size = cause_of(problem, program, buffers)
@@ -166,8 +154,6 @@ def _solved(
 
 def _trace(captured: CapturedField, tensors: list[Tensor], starts: Tensor, t0: Tensor, per_sample: bool) -> None:
     """The field as scalars, and which of its tensors they come from."""
-    from ..ensemble.trace import trace
-
     if any(not x.is_floating_point() for x in tensors):
         raise InputError("it reads numbers that are no floating-point ones, whose values would be compiled in")
     found = trace(captured, [], starts, t0 if per_sample else t0[None], tuple(tensors), batched=per_sample)

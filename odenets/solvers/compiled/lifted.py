@@ -76,6 +76,10 @@ def _hint(size: Any) -> Any:
 
 
 _found = threading.local()
+# whole numbers are variables, so that a field that counts its calls is not captured at each of them; others are not
+_patch = torch._dynamo.config._make_closure_patcher(  # as `patch`, at a third of its time
+    allow_unspec_int_on_nn_module=True, specialize_float=True
+)
 
 
 def lifted(
@@ -93,9 +97,12 @@ def lifted(
     if layout.spec is None:
         layout = StateLayout(None, (), (), layout.batch_dims)
     key = ("lifted", capture.kind_of(func), layout, y.dim())
-    # whole numbers are variables, so that a field that counts its calls is not captured at each of them; others are not
-    with torch.no_grad(), torch._dynamo.config.patch(allow_unspec_int_on_nn_module=True, specialize_float=True):
-        capture.call(lambda: _program(layout), key, func, args, t, y, backend=_backend(layout.batch_dims > 0))
+    change_back = _patch()
+    try:
+        with torch.no_grad():
+            capture.call(lambda: _program(layout), key, func, args, t, y, backend=_backend(layout.batch_dims > 0))
+    finally:
+        change_back()
     found: tuple[CapturedField, list[Tensor]] = _found.value
     del _found.value
     return found

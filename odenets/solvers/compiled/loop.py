@@ -12,7 +12,7 @@ Three loops over the same trial step, so that a compiled solve takes the steps o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -56,10 +56,13 @@ class LoopSettings:
     given_step: bool
     layout: StateLayout
     outputs: bool
-    dense: tuple[Row, ...] = ()
+    dense: tuple[Row, ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dense", tuple(map(tuple, self.method.dense.tolist())))
+
+    def __hash__(self) -> int:  # it is part of keys at every solve: not of all its parts
+        return hash((self.method, self.direction, self.per_sample, self.outputs))
 
     @property
     def tableau(self) -> ButcherTableau:

@@ -24,6 +24,7 @@ from ..step import over_state
 from ..tableau import ButcherTableau
 from . import trace
 from .adaptive import numbers_of, settings_of, solution_of
+from .constants import constant
 from .differentiable import Differentiable, nodes_of, of_any_length, parameters_of, room_for, start_of
 from .loop import LoopSettings, Outcome
 from .outputs import Outputs
@@ -48,8 +49,8 @@ def solve_adaptive(problem: SolveProblem, gradient: Gradient) -> Solution | None
         searched = _search(problem, settings, Kept(keeps, keeps and settings.outputs), room)
         room *= 8
     clock, iterations, starts, kept, read = searched
-    failed, n = torch.stack([clock.status.abs().amax(), clock.accepted.amax()]).tolist()
-    if failed:
+    n = int(clock.accepted.amax())
+    if bool(clock.status.any()):
         return None
     counts = clock.accepted.reshape(-1)
     grid = torch.cat([starts[:n], clock.t[None]])
@@ -214,7 +215,7 @@ class Recorded:
             g = g + reached[0][-1, 0]
         key = (self.tableau, self.outputs is not None, self.inside)
         t = grid[0].to(self.t0.dtype)
-        steps = torch.tensor(len(grid) - 1, device=g.device)
+        steps = constant("steps", len(grid) - 1, torch.int64, g.device)
         found, read = trace.call(
             PullBack(*key), ("back", *key), self.flat, t, g.detach().contiguous(), self.nodes, grid, steps,
             of_any_length(states), *reached,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ class Buffers:
         def of(*shape: int, dtype: torch.dtype = y0.dtype) -> Tensor:
             return torch.full(shape, torch.nan, dtype=dtype, device=y0.device)
 
-        end, status, accepted, rejected, updates = (of(batch, dtype=torch.float64) for _ in range(5))
+        end, status, accepted, rejected, updates = of(5, batch, dtype=torch.float64).unbind()
         return cls(
             of(times, batch, size), of(times, batch, size, directions), of(batch, size), end, status, accepted, rejected,
             updates, of(events, capacity, batch, dtype=torch.float64), of(events, capacity, batch, size),
@@ -73,4 +73,4 @@ class Buffers:
         )  # fmt: skip
 
     def named(self) -> dict[str, Tensor]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return vars(self)

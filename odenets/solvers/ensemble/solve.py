@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -140,15 +141,7 @@ def inputs_of(
 
     each = [real(x).reshape(batch, x.shape[1:].numel()) for x in sources.each]
     common = [real(x).reshape(-1) for x in sources.common]
-    for name in ("rtol", "atol"):
-        given = tolerance(name, getattr(solver, name), layout, y)
-        if isinstance(given, float):
-            common.append(y.new_full((y.shape[1:].numel(),), given))
-            continue
-        value = torch.as_tensor(given).to(y.device, y.dtype)
-        if value.dim() > y.dim() - 1 and len(value) != 1:
-            raise InputError(f"ensemble=True takes one {name} for all trajectories, got shape {tuple(value.shape)}.")
-        common.append(value.expand(1, *y.shape[1:]).reshape(-1))
+    common.append(_scales(solver, layout, y))
     settings = {
         "direction": direction, "min_step": solver.min_step, "max_step": min(solver.max_step, 1e300),
         "max_steps": float(solver.max_steps), "first_step": solver.first_step or 0.0,
@@ -156,7 +149,8 @@ def inputs_of(
     }  # fmt: skip
     return Inputs(
         ts, y.reshape(batch, y.shape[1:].numel()).contiguous(),
-        torch.cat(each, 1).contiguous() if each else y.new_zeros(batch, 0), torch.cat(common), settings,
+        torch.cat(each, 1).contiguous() if each else y.new_zeros(batch, 0),
+        torch.cat(common) if len(common) > 1 else common[0], settings,
         torch.empty(0, 3, dtype=torch.int64, device=y.device),
     )  # fmt: skip
 
@@ -167,6 +161,25 @@ def _kappa(solver: Adaptive, layout: StateLayout, y: Tensor) -> float:
         return 0.0
     given = method.nonlinear.kappa
     return share_of_tolerance(tolerance("rtol", solver.rtol, layout, y), y.dtype) if given is None else given
+
+
+def _scales(solver: Adaptive, layout: StateLayout, y: Tensor) -> Tensor:
+    """rtol [D], then atol [D]."""
+    size, given = y.shape[1:].numel(), [tolerance(name, getattr(solver, name), layout, y) for name in ("rtol", "atol")]
+    if all(isinstance(x, float) for x in given):
+        return _uniform_scales(*given, size, y.dtype, y.device)  # type: ignore[arg-type]
+    found = []
+    for name, x in zip(("rtol", "atol"), given):
+        value = torch.as_tensor(x).to(y.device, y.dtype)
+        if value.dim() > y.dim() - 1 and len(value) != 1:
+            raise InputError(f"ensemble=True takes one {name} for all trajectories, got shape {tuple(value.shape)}.")
+        found.append(value.expand(1, *y.shape[1:]).reshape(-1))
+    return torch.cat(found)
+
+
+@functools.lru_cache(maxsize=64)
+def _uniform_scales(rtol: float, atol: float, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor([rtol, atol], dtype=dtype, device=device).repeat_interleave(size)
 
 
 def _on_user_states(flat: Any, function: Callable[..., Any]) -> Callable[..., Any]:

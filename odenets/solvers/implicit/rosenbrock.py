@@ -64,6 +64,9 @@ class RosenbrockTableau:
     takes_mass = True
     integrates_adjoints = False  # the adjoint's field has no Jacobian that autograd could form
 
+    def __hash__(self) -> int:  # as of `ButcherTableau`
+        return hash((self.name, self.order, self.b))
+
     @property
     def stages(self) -> int:
         return len(self.b)

@@ -95,7 +95,7 @@ _THETA = re.compile(r"theta\(([0-9.eE+-]+)\)")
 
 def one_step_method(name: str) -> Method | None:
     """A method by its name, "theta(0.7)" included; None if there is none. Raises InputError for a theta out of range."""
-    found = _THETA.fullmatch(name)
+    found = _THETA.fullmatch(name) if name not in ONE_STEP else None
     if found is None:
         return ONE_STEP.get(name)
     try:

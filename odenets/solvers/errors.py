@@ -6,7 +6,9 @@ catches.
 
 from __future__ import annotations
 
+import difflib
 import enum
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +29,12 @@ class SolveError(RuntimeError, AssertionError):
     def __init__(self, message: str, solution: Solution | None = None) -> None:
         super().__init__(message)
         self.solution = solution
+
+
+def near_names(name: str, known: Iterable[str]) -> str:
+    """What was probably meant, or what there is: the end of a message about an unknown name."""
+    near = difflib.get_close_matches(name, list(known), n=2)
+    return f"; did you mean {' or '.join(near)}?" if near else f". Must be one of {', '.join(known)}."
 
 
 class Status(enum.IntEnum):

@@ -8,7 +8,6 @@ hand the problem to those libraries.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 from collections.abc import Callable, Iterable
@@ -21,7 +20,7 @@ from torch import Tensor
 from .adams import DEFAULT_ORDER, AdamsIntegrator
 from .adaptive import AdaptiveIntegrator
 from .controller import PIDController
-from .errors import InputError
+from .errors import InputError, near_names
 from .external import ScipyIntegrator, TorchdiffeqIntegrator
 from .field import FlatField
 from .fixed import FixedIntegrator
@@ -305,7 +304,7 @@ def _resolved(solver: Solver | Method | str, overrides: dict[str, Any]) -> Solve
     for name in overrides:
         if name not in names:
             kind = f"{type(solver).__name__}({solver.method!r})"
-            raise InputError(f"{kind} has no setting {name!r}{_near(name, names)}")
+            raise InputError(f"{kind} has no setting {name!r}{near_names(name, names)}")
     return dataclasses.replace(solver, **overrides) if overrides else solver
 
 
@@ -372,12 +371,7 @@ def _full_accuracy(y0: Tensor) -> Accuracy:
 
 def _check_name(name: str, known: tuple[str, ...], what: str) -> None:
     if name not in known:
-        raise InputError(f"Invalid method {name!r} for {what}{_near(str(name), known)}")
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=2)
-    return f"; did you mean {' or '.join(near)}?" if near else f". Must be one of {', '.join(known)}."
+        raise InputError(f"Invalid method {name!r} for {what}{near_names(str(name), known)}")
 
 
 def _check_tolerance(name: str, value: Any) -> None:

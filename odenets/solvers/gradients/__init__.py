@@ -6,9 +6,7 @@ file in `configs/gradient/` and its entry in the conformance test.
 
 from __future__ import annotations
 
-import difflib
-
-from ..errors import InputError
+from ..errors import InputError, near_names
 from .adjoint import Adjoint, AdjointProblem, adjoint_solve
 from .auto import Auto
 from .autograd import Autograd
@@ -31,9 +29,7 @@ def resolve_gradient(gradient: Gradient | str) -> Gradient:
     if isinstance(gradient, Gradient):
         return gradient
     if gradient not in GRADIENTS:
-        near = difflib.get_close_matches(str(gradient), GRADIENTS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(GRADIENTS)}."
-        raise InputError(f"unknown gradient {gradient!r}: {hint}")
+        raise InputError(f"unknown gradient {gradient!r}{near_names(str(gradient), GRADIENTS)}")
     return GRADIENTS[gradient]()
 
 

@@ -257,6 +257,36 @@ def test_without_loops_what_needs_them_is_refused(monkeypatch):
             solve(Driven(), START, (0.0, 1.0), solver=solver, compile="solve")
 
 
+def test_fixed_steps_without_gradient_are_one_loop_whatever_their_number(traced):
+    field = Driven()
+    with torch.no_grad():
+        for steps, every in ((19, 1), (38, 2), (7, 7)):
+            settings = {"solver": "bosh3", "steps": steps}
+            ts = torch.linspace(0, 1.9, steps + 1, dtype=F64)[:: every if every > 1 else 1]
+            before = graphs()
+            mine = solve(field, START, ts, compile="solve", **settings)
+            compiled = graphs() - before
+            eager = solve(field, START, ts, **settings)
+            assert compiled == (0 if steps == 38 else 1)  # the last wants the end alone: another program
+            assert mine.stats == eager.stats
+            assert torch.allclose(mine.ys, eager.ys, rtol=0, atol=1e-13)
+
+
+def test_fixed_steps_of_a_field_with_random_numbers_are_unrolled(traced):
+    calls = []
+
+    def noisy(t, y):
+        return -y + torch.randn_like(y) * 1e-9
+
+    with torch.no_grad():
+        for _ in range(2):
+            before = graphs()
+            ys = solve(noisy, START, (0.0, 1.0), solver="rk4", steps=4, compile="solve").ys
+            calls.append(graphs() - before)
+    assert torch.allclose(ys[-1], START * torch.exp(torch.tensor(-1.0, dtype=F64)), rtol=0, atol=1e-3)
+    assert calls[1] == 0  # nor is the loop tried again
+
+
 def test_fixed_steps_with_outputs_off_the_grid_are_refused():
     with pytest.raises(InputError, match="between the grid's points"):
         solve(coupled, COUPLED_START, (0.0, 0.33, 1.0), solver="rk4", steps=10, compile="solve")

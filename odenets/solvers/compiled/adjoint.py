@@ -28,10 +28,11 @@ from ..step import runge_kutta_step, stage_times
 from ..tableau import ButcherTableau
 from . import adaptive, trace
 from .adaptive import numbers_of, settings_of, solution_of
-from .differentiable import Differentiable, nodes_of, of_any_length, parameters_of, room_for, start_of
+from .along_grid import solve_along
+from .differentiable import Differentiable, nodes_of, of_any_length, parameters_of
 from .failure import failure_of_one_clock
 from .loop import LoopSettings
-from .steps import Kept, Take, row_of
+from .steps import row_of
 from .trace import TracedField, loop, pulled
 
 
@@ -63,21 +64,10 @@ def solve_fixed(problem: SolveProblem, gradient: Gradient, grid: Tensor, places:
     """
     params = parameters_of(problem, gradient)
     tableau: Any = method_of(problem.solver.method)  # type: ignore[union-attr]
-    y, t = start_of(problem)
-    kept = Kept(len(places) > 2, False)
-    rows = torch.full((len(grid),), len(places))  # all but those of the output times are written over one another
-    rows[places] = torch.arange(len(places))
-    found, _ = trace.call(
-        Take(tableau, kept), (tableau, kept), problem.flat, t, y, nodes_of(tableau, grid), of_any_length(grid),
-        of_any_length(rows.to(grid.device)), room_for(len(places) + 1, y),
-    )  # fmt: skip
-    ys = torch.cat([found[1][: len(places) - 1], found[0][None]]) if kept.states else torch.stack([y, found[0]])
-    run = Backward(problem, tableau, problem.ts.detach(), ys)
-    ys = Differentiable.apply(run, problem.y, *params)
-    status = torch.where(torch.isfinite(ys[-1].detach()).all(), int(Status.SUCCESS), int(Status.NON_FINITE))
-    steps = len(grid) - 1
-    run.stats = Stats(steps * (tableau.stages - tableau.fsal) + tableau.fsal, steps)
-    return Solution(problem.ts, ys, run.stats, status)
+    found = solve_along(problem, grid, places)
+    run = Backward(problem, tableau, problem.ts.detach(), found.ys)
+    found.ys, run.stats = Differentiable.apply(run, problem.y, *params), found.stats
+    return found
 
 
 class Backward:

@@ -123,8 +123,13 @@ def clear() -> None:
 def warn_once(key: Hashable, message: str) -> None:
     """Say once that fields of this kind are solved eagerly."""
     if key not in _refused:
-        _refused.add(key)
+        refuse(key)
         warnings.warn(message, UserWarning, stacklevel=4)
+
+
+def refuse(key: Hashable) -> None:
+    """Note that such a solve cannot be captured."""
+    _refused.add(key)
 
 
 def refused(key: Hashable) -> bool:

@@ -1,4 +1,4 @@
-"""Fixed-step solves compiled in chunks of a few unrolled steps, forward and backward.
+"""Fixed-step solves: one loop where nothing is differentiated, else compiled in chunks of a few unrolled steps.
 
 The Python loop around the chunks costs microseconds per chunk. Autograd goes through the compiled chunks; the gradients
 that take steps again are in `recorded`, but for gradient="checkpoint" on devices where a program does not loop by itself:
@@ -26,6 +26,7 @@ from ..step import runge_kutta_step, stage_times
 from ..tableau import ButcherTableau
 from . import adjoint, capture, recorded, reversible
 from .adaptive import LOOPS_ON
+from .along_grid import solve_along
 from .reversible import is_reversible
 
 EVALUATIONS = 16  # of the field unrolled into one program: its compilation takes longer than in proportion
@@ -62,6 +63,13 @@ def solve_compiled(problem: SolveProblem, gradient: Gradient, differentiated: bo
     if differentiated and gradient.name != "autograd" and problem.y.device.type in LOOPS_ON:
         solver = adjoint if gradient.name == "adjoint" else recorded
         return solver.solve_fixed(problem, gradient, grid, places)
+    if not differentiated and problem.y.device.type in LOOPS_ON:
+        kind = ("along", capture.kind_of(problem.flat.func))
+        try:
+            if not capture.refused(kind):
+                return solve_along(problem, grid, places)
+        except capture.CannotCapture:  # what draws random numbers, say, may still be unrolled
+            capture.refuse(kind)
     tableau: Any = method_of(problem.solver.method)  # type: ignore[union-attr]
     steps = len(grid) - 1
     every = any(place % chunk_of(tableau) for place in places if place < steps)

@@ -38,6 +38,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("dopri5, all functions", {"solver": "dopri5", "field": everything}),
     ("rodas5p, 9 outputs", {"solver": "rodas5p", "outputs": 9}),
     ("kvaerno3, 9 outputs", {"solver": "kvaerno3", "outputs": 9}),
+    ("radauIIA5", {"solver": "radauIIA5"}),
     ("tsit5, sensitivities", {"gradient": True, "outputs": 3}),
     ("tsit5, events", {"events": [Event(lambda t, y, rho: y[:, 0], terminal=True), Event(lambda t, y, rho: y[:, 1])]}),
 ]

@@ -98,7 +98,7 @@ def test_clock_per_sample_with_parameters_of_its_own():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("solver", ["rodas5p", "kvaerno3"])
+@pytest.mark.parametrize("solver", ["rodas5p", "kvaerno3", "radauIIA5"])
 def test_stiff_method_in_both_forms(solver):
     for rate, y0, settings in (
         (torch.tensor([1e4], dtype=F64), torch.ones(1, dtype=F64), {}),

@@ -174,7 +174,7 @@ def test_slopes(batch_dims):
     ],
 )
 @needed
-def test_what_is_not_compiled_is_refused(settings, words):
+def test_what_is_not_compiled_is_refused(traced, settings, words):
     with pytest.raises(InputError, match=words), torch.no_grad():
         solve(prothero_robinson, torch.zeros(1, dtype=F64), (0.0, 1.0), compile="solve", **settings)
 

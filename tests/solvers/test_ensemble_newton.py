@@ -1,4 +1,4 @@
-"""Ensembles by diagonally implicit methods: the eager solve's steps, reference digits, closed forms, failures."""
+"""Ensembles by implicit Runge-Kutta methods: the eager solve's steps, reference digits, closed forms, failures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def both(field, y0, ts, **settings):
 
 
 @pytest.mark.parametrize(
-    "method", [pytest.param("kvaerno3", marks=slow), pytest.param("kvaerno4", marks=slow), "kvaerno5"]
+    "method",
+    ["kvaerno5", *(pytest.param(name, marks=slow) for name in ("kvaerno3", "kvaerno4", "radauIIA5"))],
 )
 def test_steps_and_states_are_those_of_the_eager_loop(method, fresh_jacobians):
     """One program for both directions of time, all tolerances and all parameters."""
@@ -48,7 +49,7 @@ def test_steps_and_states_are_those_of_the_eager_loop(method, fresh_jacobians):
         assert torch.allclose(found.ys, eager.ys, rtol=1e-8, atol=1e-9)
         trials = int((found.stats.accepted + found.stats.rejected).max())
         assert found.stats.jacobians == found.stats.factorisations == trials
-        assert found.stats.nfe == found.stats.iterations + 2 <= eager.stats.nfe
+        assert found.stats.nfe == found.stats.iterations * (3 if method == "radauIIA5" else 1) + 2 <= eager.stats.nfe
     assert len(set(found.stats.accepted.tolist())) > 3
 
 
@@ -62,7 +63,7 @@ def test_jacobians_that_the_eager_loop_keeps_change_steps_within_the_iterations_
 
 @slow
 @pytest.mark.parametrize("name", STIFF)
-@pytest.mark.parametrize("method", ["kvaerno4", "kvaerno5"])
+@pytest.mark.parametrize("method", ["kvaerno4", "kvaerno5", "radauIIA5"])
 def test_reference_digits(name, method):
     problem = STIFF[name]
     y0 = problem.y0.expand(9, -1)
@@ -100,7 +101,7 @@ def test_stiff_solution_that_depends_on_time_with_an_event():
 
 
 @slow
-@pytest.mark.parametrize(("method", "order"), [("kvaerno3", 3), ("kvaerno4", 4), ("kvaerno5", 5)])
+@pytest.mark.parametrize(("method", "order"), [("kvaerno3", 3), ("kvaerno4", 4), ("kvaerno5", 5), ("radauIIA5", 5)])
 def test_order_on_a_field_that_depends_on_time(method, order):
     ts, errors = torch.tensor([0.0, 1.0], dtype=F64), []
     y0 = coupled_exact(ts[:1]).expand(3, -1)
@@ -119,7 +120,7 @@ def pole(t, y):
 @pytest.mark.parametrize(
     ("field", "size", "words"),
     [
-        (pole, 10.0, "Newton's iteration diverged"),
+        pytest.param(pole, 10.0, "Newton's iteration diverged", marks=slow),
         (lambda t, y: 4 * y, 0.25 / KVAERNO3.a[-1][-1], "the Newton matrix I - h gamma J is singular"),
     ],
 )
@@ -166,8 +167,9 @@ def test_settings_of_the_iteration_mean_what_they_mean_in_the_loop(fresh_jacobia
 
 
 @slow
-def test_single_precision_takes_about_the_loops_steps(fresh_jacobians):
-    settings = {"solver": "kvaerno5", "args": (MU.float(),), "rtol": 1e-3, "atol": 1e-4}
+@pytest.mark.parametrize("method", ["kvaerno5", "radauIIA5"])
+def test_single_precision_takes_about_the_loops_steps(method, fresh_jacobians):
+    settings = {"solver": method, "args": (MU.float(),), "rtol": 1e-3, "atol": 1e-4}
     found, eager = both(forced, STARTS.float(), (0.0, 0.5, 1.0), **settings)
     assert (found.stats.accepted - eager.stats.accepted).abs().max() <= 2
     assert torch.allclose(found.ys, eager.ys, rtol=5e-3, atol=1e-3)
@@ -175,9 +177,8 @@ def test_single_precision_takes_about_the_loops_steps(fresh_jacobians):
 
 def test_what_is_not_taken_is_refused():
     y0 = torch.ones(2, 1, dtype=F64)
-    for settings in ({"solver": "radauIIA5"}, {"solver": "kvaerno3", "nonlinear": NewtonKrylov()}):
-        with pytest.raises(InputError, match="rodas5p and kvaerno3 to 5"):
-            solve(lambda t, y: -y, y0, (0.0, 1.0), ensemble=True, **settings)
+    with pytest.raises(InputError, match="rodas5p, kvaerno3 to 5, radauIIA5"):
+        solve(lambda t, y: -y, y0, (0.0, 1.0), ensemble=True, solver="kvaerno3", nonlinear=NewtonKrylov())
     with pytest.raises(InputError, match="at most 8 equations, got 9"):
         solve(lambda t, y: -y, torch.ones(2, 9, dtype=F64), (0.0, 1.0), solver="kvaerno3", ensemble=True)
 
@@ -222,12 +223,6 @@ def test_gradient_of_a_stiff_solution_in_closed_form():
 
 def test_gradients_that_a_program_does_not_have_are_refused():
     y0 = torch.ones(2, 1, dtype=F64, requires_grad=True)
-    with pytest.raises(InputError, match="second derivatives"):
-        solve(
-            lambda t, y: -y,
-            y0,
-            (0.0, 1.0),
-            solver="kvaerno3",
-            nonlinear=Newton(twice_differentiable=True),
-            ensemble=True,
-        )
+    for settings in ({"solver": "radauIIA5"}, {"solver": "kvaerno3", "nonlinear": Newton(twice_differentiable=True)}):
+        with pytest.raises(InputError, match="no such gradient"):
+            solve(lambda t, y: -y, y0, (0.0, 1.0), ensemble=True, **settings)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from odenets.solvers import InputError, solve
+from odenets.solvers import InputError, NewtonKrylov, solve
 from odenets.solvers.ensemble import build
 from odenets.solvers.ensemble.derivative import tangents
 from odenets.solvers.ensemble.scalars import const, lane
@@ -162,7 +162,7 @@ def test_what_an_ensemble_does_not_do_is_refused():
         return -y
 
     for settings, message in (
-        ({"solver": "radauIIA5"}, "explicit methods with an error estimate"),
+        ({"solver": "kvaerno5", "nonlinear": NewtonKrylov()}, "explicit methods with an error estimate"),
         ({"solver": "rk4"}, "per_sample"),
         ({"dense": True}, "keeps no steps"),
         ({"gradient": "adjoint"}, "per_sample|forward sensitivities"),

@@ -53,16 +53,17 @@ def test_same_steps_and_states_as_the_per_sample_loop(method, dtype, end, output
         assert torch.equal(ours.stats.rejected, loop.stats.rejected)
 
 
-def test_newtons_iteration_takes_the_steps_of_the_per_sample_loop(fresh_jacobians):
+@pytest.mark.parametrize("method", ["kvaerno3", "radauIIA5"])
+def test_newtons_iteration_takes_the_steps_of_the_per_sample_loop(method, fresh_jacobians):
     y0, args = problem(F64, 3)
     ts = torch.linspace(0, 0.05, 3, dtype=F64, device=DEVICE)
-    settings = {"solver": "kvaerno3", "args": args, "rtol": 1e-4, "atol": 1e-4}
+    settings = {"solver": method, "args": args, "rtol": 1e-4, "atol": 1e-4}
     ours = solve(forced, y0, ts, ensemble="triton", **settings)
     loop = solve(forced, y0, ts, per_sample=True, **settings)
     assert torch.equal(ours.stats.accepted, loop.stats.accepted)
     assert torch.equal(ours.stats.rejected, loop.stats.rejected)
     assert torch.allclose(ours.ys, loop.ys, rtol=1e-10, atol=1e-10)
-    assert ours.stats.iterations > ours.stats.jacobians * 3
+    assert ours.stats.iterations > ours.stats.jacobians > 1
 
 
 def test_gradients_are_those_of_the_loop():
@@ -132,7 +133,7 @@ def test_a_function_without_a_formula_is_named():
         solve(lambda t, y: torch.atan(y), y0, (0.0, 1.0), ensemble="triton")
 
 
-@pytest.mark.slow  # eight kernels of about five seconds of compiling
+@pytest.mark.slow  # nine kernels of about five seconds of compiling
 def test_kernels_compile_for_a_gpu():
     command = [sys.executable, "-m", "tests.solvers.ensemble_for_gpu"]
     # compiled kernels and interpreted ones cannot live in one process
@@ -143,5 +144,5 @@ def test_kernels_compile_for_a_gpu():
     stack = {
         name.strip(): int(bytes_) for name, bytes_ in re.findall(r"^(\w.*?) +\d+ +(\d+)$", done.stdout, re.MULTILINE)
     }
-    assert len(stack) == 8
+    assert len(stack) == 9
     assert stack["tsit5"] == stack["tsit5, 32 bits"] == stack["rodas5p, 9 outputs"] == stack["kvaerno3, 9 outputs"] == 0

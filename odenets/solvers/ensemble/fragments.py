@@ -24,8 +24,9 @@ from ..implicit.rosenbrock import RosenbrockTableau
 from ..implicit.runge_kutta import ImplicitRungeKutta
 from ..masked import RUNNING
 from ..tableau import ButcherTableau
+from .collocation import CollocationStages
 from .derivative import tangents
-from .newton import NewtonStages
+from .diagonal import DiagonalStages
 from .scalars import (
     Scalar,
     apply,
@@ -42,10 +43,9 @@ from .scalars import (
     weighted,
     where,
 )
-from .stages import State, TrialStep, finite, mean_square, slopes, state, trial
+from .stages import Outputs, State, TrialStep, finite, mean_square, slopes, state, trial
 from .trace import ScalarFunction
 
-Outputs = dict[str, Scalar]
 ScalarMethod = ButcherTableau | RosenbrockTableau | ImplicitRungeKutta
 SMALLEST = 1e-10  # as in `PIDController`
 
@@ -90,11 +90,13 @@ class Program:
         return self.method.stages - 1 + (not self.method.fsal)
 
     @cached_property
-    def newton(self) -> NewtonStages | None:
-        """The iteration for the stages of a diagonally implicit method."""
+    def newton(self) -> DiagonalStages | CollocationStages | None:
+        """The iteration for the stages of an implicit Runge-Kutta method."""
         if not isinstance(self.method, ImplicitRungeKutta):
             return None
-        return NewtonStages(self.method, self.field, self.size, self.seeds)
+        if len(self.method.blocks) == 1:
+            return CollocationStages(self.method, self.field, self.size)
+        return DiagonalStages(self.method, self.field, self.size, self.seeds)
 
     @cached_property
     def before(self) -> dict[str, Outputs]:
@@ -136,7 +138,7 @@ class Program:
         if self.controller.d:
             outputs["earlier"] = const(0.0)
         if self.newton is not None:
-            outputs |= {"updates": const(0.0, "time"), **self.newton.slope_sensitivities(t, y)}
+            outputs |= self.newton.start(t, y)
         for e, event in enumerate(self.events):
             outputs[f"side{e}"] = self._first_side(event, t, y, f)
         for j, seed in enumerate(self.seeds):
@@ -232,7 +234,8 @@ class Program:
             done.stages.append(self.field(cast(end, "real"), done.y1))
         outputs |= self._named(done)
         if self.seeds:
-            outputs |= self._tangents(done) if self.newton is None else self.newton.trial_sensitivities(h)
+            newton = self.newton
+            outputs |= newton.trial_sensitivities(h) if isinstance(newton, DiagonalStages) else self._tangents(done)
         for e, event in enumerate(self.events):
             (outputs[f"g{e}"],) = event(cast(end, "real"), done.y1)
         return outputs
@@ -338,9 +341,7 @@ class Program:
             outputs[f"f{i}"] = where(took, lane(f"f1_{i}"), lane(f"f{i}"))
             for j in range(len(self.seeds)):
                 outputs[f"z{i}_{j}"] = where(took, lane(f"z1_{i}_{j}"), lane(f"z{i}_{j}"))
-                if self.newton is not None:
-                    outputs[f"l0_{i}_{j}"] = where(took, lane(f"d{i}_{j}"), lane(f"l0_{i}_{j}"))
-        return outputs
+        return outputs if self.newton is None else outputs | self.newton.advance(took)
 
 
 class _StepSize(NamedTuple):

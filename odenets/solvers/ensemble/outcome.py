@@ -19,9 +19,9 @@ def stats_of(solver: Solver, program: Program, buffers: Buffers) -> Stats:
     batch = len(buffers.accepted)
     trials = int((buffers.accepted + buffers.rejected).max()) if batch else 0
     stats = Stats(1 + (isinstance(solver, Adaptive) and solver.first_step is None) + trials * program.evaluations)
-    if program.order:
+    if program.newton is not None:
         stats.iterations = int(buffers.updates.max()) if batch else 0
-        stats.nfe += stats.iterations
+        stats.nfe += stats.iterations * program.newton.evaluations
         stats.jacobians = stats.factorisations = trials
     return stats
 

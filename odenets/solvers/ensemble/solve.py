@@ -63,7 +63,10 @@ def solve_ensemble(problem: SolveProblem, gradient: str, backend: str = "auto") 
             "ensemble=True has no gradients of solves with events: use per_sample=True, or torch.no_grad()."
         )
     if wrt.seeds and not differentiates(method):
-        raise InputError("ensemble=True has neither phantom gradients nor second derivatives: use per_sample=True.")
+        raise InputError(
+            f"ensemble=True has no such gradient of {method.name}: take rodas5p or kvaerno5 with exact first derivatives, "
+            "or use per_sample=True."
+        )
     inputs = inputs_of(solver, flat.layout, traced.sources, ts, start, problem.direction)
     rules = [[event.direction, int(event.terminal), event.limit] for event in problem.events]
     inputs.rules = torch.tensor(rules, dtype=torch.int64, device=y.device).reshape(-1, 3)
@@ -188,7 +191,10 @@ def _on_user_states(flat: Any, function: Callable[..., Any]) -> Callable[..., An
 
 def _checked(problem: SolveProblem, method: Any, gradient: str) -> ScalarMethod:
     """The method, if the problem is one for ensembles; InputError if not."""
-    y, known = problem.y, "explicit methods with an error estimate (tsit5, dopri5, ...), rodas5p and kvaerno3 to 5"
+    y, known = (
+        problem.y,
+        "explicit methods with an error estimate (tsit5, dopri5, ...), rodas5p, kvaerno3 to 5, radauIIA5",
+    )
     if not isinstance(method, (ButcherTableau, RosenbrockTableau)) and not iterates(method):
         raise InputError(f"ensemble=True takes {known}, got {getattr(method, 'name', method)!r}: use per_sample=True.")
     if y.dtype not in (torch.float32, torch.float64):

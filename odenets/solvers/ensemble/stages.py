@@ -6,7 +6,7 @@ The same formulas as in `step` and `implicit.rosenbrock`, whose tableaus they ta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 from ..implicit.rosenbrock import RosenbrockTableau
 from ..tableau import ButcherTableau
@@ -15,6 +15,7 @@ from .scalars import Scalar, apply, both, cast, const, either, lane, weighted, w
 from .trace import ScalarFunction
 
 State = list[Scalar]
+Outputs = dict[str, Scalar]
 
 
 class TrialStep(NamedTuple):
@@ -90,44 +91,69 @@ class PivotedLU:
         singular: whether a pivot is zero.
     """
 
-    def __init__(self, matrix: list[State]) -> None:
+    def __init__(self, matrix: list[list[Any]]) -> None:
         n = len(matrix)
         a = [list(row) for row in matrix]
         self.swaps: list[tuple[int, int, Scalar]] = []
         self.singular = const(0.0, "bool")
         for k in range(n):
             for i in range(k + 1, n):
-                larger = apply("gt", apply("abs", a[i][k]), apply("abs", a[k][k]))
+                larger = apply("gt", self.magnitude(a[i][k]), self.magnitude(a[k][k]))
                 self.swaps.append((k, i, larger))
                 # multipliers to the left of the column change places with their rows
                 for j in range(n):
-                    a[k][j], a[i][j] = where(larger, a[i][j], a[k][j]), where(larger, a[k][j], a[i][j])
-            self.singular = either(self.singular, apply("eq", a[k][k], 0.0))
-            a[k][k] = 1.0 / a[k][k]  # the diagonal holds the pivots' inverses
+                    a[k][j], a[i][j] = self.chosen(larger, a[i][j], a[k][j]), self.chosen(larger, a[k][j], a[i][j])
+            self.singular = either(self.singular, apply("eq", self.magnitude(a[k][k]), 0.0))
+            a[k][k] = self.inverse(a[k][k])  # the diagonal holds the pivots' inverses
             for i in range(k + 1, n):
                 a[i][k] = a[i][k] * a[k][k]
                 for j in range(k + 1, n):
                     a[i][j] = a[i][j] - a[i][k] * a[k][j]
         self.a = a
 
-    def outputs(self) -> dict[str, Scalar]:
+    # What depends on the kind of the entries
+
+    @staticmethod
+    def magnitude(x: Any) -> Scalar:
+        return apply("abs", x)
+
+    @staticmethod
+    def inverse(x: Any) -> Any:
+        return 1.0 / x
+
+    @staticmethod
+    def chosen(condition: Scalar, x: Any, y: Any) -> Any:
+        return where(condition, x, y)
+
+    @staticmethod
+    def named(prefix: str, x: Any) -> Outputs:
+        return {prefix: x}
+
+    @staticmethod
+    def entry(prefix: str) -> Any:
+        return lane(prefix)
+
+    def outputs(self, tag: str = "") -> Outputs:
         """The factors as lanes, for `loaded`."""
-        found = {f"m{i}_{j}": x for i, row in enumerate(self.a) for j, x in enumerate(row)}
-        return found | {f"q{k}_{i}": cast(larger, "real") for k, i, larger in self.swaps}
+        found: Outputs = {}
+        for i, row in enumerate(self.a):
+            for j, x in enumerate(row):
+                found |= self.named(f"m{tag}_{i}_{j}", x)
+        return found | {f"q{tag}_{k}_{i}": cast(larger, "real") for k, i, larger in self.swaps}
 
     @classmethod
-    def loaded(cls, n: int) -> PivotedLU:
+    def loaded(cls, n: int, tag: str = "") -> Self:
         """The factors that an earlier fragment left in the lanes; a singular matrix has infinite ones."""
         found = cls([])
-        found.a = [[lane(f"m{i}_{j}") for j in range(n)] for i in range(n)]
+        found.a = [[cls.entry(f"m{tag}_{i}_{j}") for j in range(n)] for i in range(n)]
         pairs = [(k, i) for k in range(n) for i in range(k + 1, n)]
-        found.swaps = [(k, i, apply("gt", lane(f"q{k}_{i}"), 0.5)) for k, i in pairs]
+        found.swaps = [(k, i, apply("gt", lane(f"q{tag}_{k}_{i}"), 0.5)) for k, i in pairs]
         return found
 
-    def solve(self, b: State) -> State:
+    def solve(self, b: list[Any]) -> list[Any]:
         n, x = len(b), list(b)
         for k, i, larger in self.swaps:
-            x[k], x[i] = where(larger, x[i], x[k]), where(larger, x[k], x[i])
+            x[k], x[i] = self.chosen(larger, x[i], x[k]), self.chosen(larger, x[k], x[i])
         for i in range(n):
             for j in range(i):
                 x[i] = x[i] - self.a[i][j] * x[j]

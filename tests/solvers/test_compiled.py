@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from odenets import solve
 from odenets.solvers import InputError, PIDController, Status
 from odenets.solvers.compiled import adaptive, capture, host_loop, lanes
 from odenets.solvers.compiled.hoist import hoisted
+from odenets.solvers.compiled.sums import SumsApart
 
 from .fields import COUPLED_START, coupled, coupled_exact
 
@@ -206,6 +208,23 @@ def test_programs_keep_no_field_alive(traced):
 
 
 @SLOW
+def test_sums_are_taken_apart_from_products():
+    """One graph with a bias, a full summand, and another weight of the summand, which stays as it is."""
+    aten, matrix = torch.ops.aten, torch.randn(3, 3, dtype=F64)
+
+    def layers(x, bias):
+        first = torch.addmm(bias, x, matrix)
+        return torch.addmm(torch.addmm(first, first, x), x, first, beta=2.0)
+
+    inputs = torch.randn(3, 3, dtype=F64), torch.randn(3, dtype=F64)
+    module = make_fx(layers, tracing_mode="fake")(*inputs)
+    SumsApart()(module.graph)
+    module.recompile()
+    targets = [node.target for node in module.graph.nodes]
+    assert (targets.count(aten.mm.default), targets.count(aten.addmm.default)) == (2, 1)
+    assert torch.allclose(module(*inputs), layers(*inputs), rtol=1e-14, atol=1e-14)
+
+
 def test_programs_are_bounded(traced, monkeypatch):
     monkeypatch.setattr(capture, "PROGRAMS", 2)
     for p in (0.1, 0.2, 0.3):

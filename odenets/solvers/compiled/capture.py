@@ -166,7 +166,13 @@ def _inductor(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
     from torch._inductor.compile_fx import compile_fx
 
     with buffers_before_loops(), _without_fallback_warnings():
-        return compile_fx(graph, inputs, config_patches=OPTIONS, decompositions=_decompositions())
+        return compile_fx(graph, inputs, config_patches=OPTIONS | _passes(), decompositions=_decompositions())
+
+
+def _passes() -> dict[str, Any]:
+    from .sums import SumsApart
+
+    return {"post_grad_custom_post_pass": SumsApart()}
 
 
 @contextlib.contextmanager
@@ -182,22 +188,12 @@ def _without_fallback_warnings() -> Iterator[None]:
 
 
 def _decompositions() -> dict[Any, Callable[..., Any]]:
-    """Inductor's; biases added by themselves, which fuses with what comes after them (of a small linear layer on the CPU,
-    ATen's own way takes twice the time); and copies of views, which indexing becomes inside a loop, as copies of views: it
-    knows no other form.
-    """
+    """Inductor's, and copies of views, which indexing becomes inside a loop, as copies of views: it knows no other form."""
     from torch._inductor.decomposition import select_decomp_table
 
     aten = torch.ops.aten
-
-    def addmm(bias: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Any:
-        if a.device.type != "cpu" or beta != 1 or alpha != 1:
-            return NotImplemented
-        return torch.mm(a, b) - (-bias)  # the same number; of a sum, Inductor would make addmm again
-
     return {
         **select_decomp_table(),
-        aten.addmm.default: addmm,
         aten.select_copy.int: lambda x, dim, index: aten.select.int(x, dim, index).clone(),
         aten.detach_copy.default: lambda x: x.clone(),
     }
@@ -206,7 +202,7 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
 def _inductor_straight(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
     from torch._inductor.compile_fx import compile_fx
 
-    return compile_fx(graph, inputs, config_patches={"cpp_wrapper": True}, decompositions=_decompositions())
+    return compile_fx(graph, inputs, config_patches={"cpp_wrapper": True, **_passes()})
 
 
 BACKEND: Any = _inductor

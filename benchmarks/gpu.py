@@ -2,7 +2,7 @@
 bandwidth.
 
     python benchmarks/gpu.py [--json results.json] [--seconds 500] [--skip-models] [--skip-solvers] [--compile-models]
-                             [--tune]
+                             [--graph-models] [--tune]
     python benchmarks/gpu.py --dry-run      # on the CPU, through Triton's interpreter, tiny: no speed is measured
 
 From a checkout; needs torch, triton and numpy. The gate: every kernel equals the float64 reference, outputs and
@@ -37,6 +37,7 @@ def main() -> int:
     parser.add_argument("--skip-models", action="store_true", help="no training steps of models")
     parser.add_argument("--skip-solvers", action="store_true", help="no solves of differential equations")
     parser.add_argument("--compile-models", action="store_true", help="whole models under torch.compile as well")
+    parser.add_argument("--graph-models", action="store_true", help="whole models with CUDA graphs as well")
     parser.add_argument(
         "--tune", action="store_true", help="tune tile sizes first; minutes of compiling, less where they are cached"
     )
@@ -110,7 +111,9 @@ def run(options: argparse.Namespace, begun: float) -> dict[str, Any]:
     models: list[dict[str, Any]] = []
     if not options.skip_models:  # first: they are few, and say most
         size = gpu_models.Size(1, 16, 2, 1, 4) if dry else gpu_models.Size()
-        for compiled in (False, True) if options.compile_models and not dry else (False,):
+        modes: list[bool | str] = [False]
+        modes += ([True] * options.compile_models + ["cuda_graph"] * options.graph_models) * (not dry)
+        for compiled in modes:
             for block in gpu_models.BLOCKS:
                 for backend in ("triton",) if block == "residual" or dry else ("triton", "reference"):
                     models.append(gpu_models.measure(size, block, backend, compiled))
@@ -156,10 +159,10 @@ def _line(row: dict[str, Any]) -> str:
 
 def _model_line(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     name = f"{row['layers']} x {row['width']} {row['block']:<13}{row['backend']:<10}"
-    name += "compiled " if row["compiled"] else "eager    "
-    if "step_ms" not in row:
-        return f"{name} not measured"
+    name += {False: "eager    ", True: "compiled "}.get(row["compiled"], "as graph ")
     plain = next(r for r in rows if r["block"] == "residual" and r["compiled"] == row["compiled"])
+    if "step_ms" not in row or "step_ms" not in plain:
+        return f"{name} {row.get('note', 'not measured')}"
     ratio = row["step_ms"] / plain["step_ms"]
     return f"{name}{row['step_ms']:8.1f} ms a step ({ratio:.3f} x residual), peak {row['peak_gib']:.1f} GiB"
 

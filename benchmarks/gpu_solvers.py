@@ -1,7 +1,7 @@
 """Whole solves on a GPU: ours beside torchdiffeq's where that is installed, the error before the time.
 
 Lorenz systems at 1e-5 by dopri5, eager with one step size and one for each, compiled, and as an ensemble; and rk4 with
-fixed steps along a network's field, eager and compiled. Contenders take turns, the device is waited for.
+fixed steps along a network's field, eager, compiled and as a CUDA graph. Contenders take turns, the device is waited for.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def fixed(batch: int, features: int, device: str, compiled: bool) -> Problem:
 
     contenders = {"eager": ours(False)}
     if compiled:
-        contenders["compiled"] = ours("solve")
+        contenders |= {"compiled": ours("solve"), "CUDA graph": ours("cuda_graph")}
     if peer := odeint():
         options = {"step_size": 1 / STEPS}
         contenders["torchdiffeq"] = lambda: peer(field, y0, ts, method="rk4", options=options)[-1]

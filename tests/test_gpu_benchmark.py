@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_models
 from benchmarks.gpu_operators import CASES
 from odenets.kernels.mhc import triton as mhc
+from odenets.solvers.compiled import cuda_graph
+from tests.cuda_stand_in import install
 from tests.kernels import operators
 
 pytestmark = [
@@ -46,6 +48,18 @@ def test_dry_run_goes_through_everything_and_says_that_no_speed_was_measured(
     assert not [row for row in result["solvers"] if "ms" in row]
     assert result["copy_gb_per_s"] is None
     assert result["skipped"] == []
+
+
+@pytest.mark.slow  # two models are captured: 20 s
+def test_models_as_graphs_are_measured_only_if_they_compute_the_same(monkeypatch: pytest.MonkeyPatch):
+    size = gpu_models.Size(1, 16, 2, 1, 4)
+    assert "CUDA device" in gpu_models.measure(size, "residual", "triton", "cuda_graph")["note"]
+    install(monkeypatch)
+    row = gpu_models.measure(size, "mHC, n = 4", "reference", "cuda_graph")
+    assert row["differs"] <= gpu_models.ALLOWED and row["losses_finite"] and "note" not in row
+    right = cuda_graph.CudaGraph.backward
+    monkeypatch.setattr(cuda_graph.CudaGraph, "backward", lambda *args: [1.05 * g for g in right(*args)])
+    assert "wrong, by" in gpu_models.measure(size, "residual", "triton", "cuda_graph")["note"]
 
 
 def test_a_kernel_that_is_wrong_stops_it_before_anything_is_measured(

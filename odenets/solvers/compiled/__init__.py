@@ -129,5 +129,6 @@ def _not_differentiable(problem: SolveProblem, gradient: Gradient) -> str:
     if isinstance(problem.solver, FixedStep) and is_reversible(method_of(problem.solver.method)):
         known = ("reversible",)
     if gradient.name not in known:
-        return f"gradient={gradient.name!r}, only {', '.join(known)}"
+        where = f" {capture.why_no_loops(problem.y.device.type)}".rstrip()
+        return f"gradient={gradient.name!r}{where}, only {', '.join(known)}"
     return ""

@@ -61,7 +61,7 @@ def why_no_loops(device: str) -> str:
     """What keeps a compiled program on a device type from looping by itself; empty if nothing does."""
     if device != "cpu":
         return f"on {device}"
-    return "" if LOOPS_WRITE else f"with torch {torch.__version__}, only with 2.13 or newer"
+    return "" if LOOPS_WRITE else f"before torch 2.13 (this is {torch.__version__})"
 
 
 def kind_of(field: Any) -> Hashable:

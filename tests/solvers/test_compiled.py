@@ -276,6 +276,7 @@ def test_without_loops_what_needs_them_is_refused(monkeypatch):
             solve(Driven(), START, (0.0, 1.0), solver=solver, compile="solve")
 
 
+@needs_loops
 def test_fixed_steps_without_gradient_are_one_loop_whatever_their_number(traced):
     field = Driven()
     with torch.no_grad():

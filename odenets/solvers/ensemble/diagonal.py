@@ -134,7 +134,8 @@ class DiagonalStages:
         going = both(apply("ne", h, 0.0), apply("lt", lane("failed", "time"), 0.5))
         eta = const(1.0, "time")
         if i > 1:  # what is expected of the first update (HW II, section IV.8)
-            eta = cast(apply("pow", cast(maximum(lane("eta", "time"), 1e-16), "real"), 0.8), "time")
+            eta = cast(maximum(lane("eta", "time"), 1e-16), "real")
+            eta = cast(apply("exp", apply("log", eta) * 0.8), "time")
         outputs["stage_t"] = cast(lane("t", "time") + h * self.tableau.c[i], "real")
         return outputs | first_round(going, eta)
 

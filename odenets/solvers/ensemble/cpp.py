@@ -17,7 +17,8 @@ from .scalars import Scalar
 
 GROUPS = 4  # vectors of trajectories that a thread walks in turn
 # Two vectors' steps are written out side by side, so that one does not wait for the other's results: a fifth to a third
-# less time. Not for long programs, which the compiler takes a minute for as it is.
+# less time. Not for long programs, which the compiler takes a minute for as it is, nor for iterations, which would wait for
+# more trajectories.
 MOST_TWINNED = 3000
 
 _OPERATORS = {
@@ -189,10 +190,8 @@ def source(program: Program, real: str) -> str:
         parts["crossing"] = program.crossing
     vector = {name: name in walked for name in parts}
     codes = {name: [_code(outputs, vector[name])] for name, outputs in parts.items()}
-    trial = [*program.before, "step"]
-    if sum(len(codes[name][0].lines) for name in trial) <= MOST_TWINNED:
-        for name in trial:
-            codes[name].append(_code(parts[name], True, "w", _SUFFIXES[1]))
+    if len(codes["step"][0].lines) <= MOST_TWINNED and not program.order:
+        codes["step"].append(_code(parts["step"], True, "w", _SUFFIXES[1]))
     fields = {"t": "time", "limit": "time", "h": "time", "t1": "time", "theta": "time", "took": "time"}
     fields |= {f"p{i}": "real" for i in range(program.parameters)}
     for code, *_ in codes.values():

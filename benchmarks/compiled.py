@@ -153,7 +153,7 @@ def beside(
 
 
 def robertson(batch: int, diffrax: str | None, stack: contextlib.ExitStack, rounds: int) -> Case:
-    """Stiff reactions; two methods of ours, and of each two ways to run it."""
+    """Stiff reactions; three methods of ours, and of each two ways to run it."""
     rates = torch.logspace(-1, 1, batch, dtype=torch.float64) if batch > 1 else torch.ones(1, dtype=torch.float64)
     y0, end = torch.tensor([1.0, 0, 0], dtype=torch.float64).repeat(batch, 1), 1e4
 
@@ -171,7 +171,7 @@ def robertson(batch: int, diffrax: str | None, stack: contextlib.ExitStack, roun
     contenders = [
         Contender(f"odenets, {method}, {words}", functools.partial(run, method, mode))
         for mode, words in (("solve", "compiled"), (False, "eager"))
-        for method in ("kvaerno5", "rodas5p")
+        for method in ("kvaerno5", "rodas5p", "radauIIA5")
     ]
     if diffrax:
         contenders.append(stack.enter_context(beside(diffrax, "robertson", rates, end, 1e-6)))

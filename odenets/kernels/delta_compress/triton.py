@@ -133,9 +133,9 @@ def backward_kernel(
             if NORMALISE:
                 dk = scale[:, None] * (dk - k * kdk[:, None])
             tl.store(dk_ptr + at_k, dk.to(dk_ptr.dtype.element_ty), mask=mk)
-            more = group != program
+            more = 0 * i + group != program  # [D]: of a number the interpreter of Triton 3.9 makes no mask
             at_w, there = i[:, None] * dv + j[None, :], (i < d)[:, None] & (j < dv)[None, :]
-            dw = tl.load(dw_ptr + at_w, mask=there & more, other=0.0) + tl.sum(dz[:, :, None] * y, 0)
+            dw = tl.load(dw_ptr + at_w, mask=there & more[:, None], other=0.0) + tl.sum(dz[:, :, None] * y, 0)
             tl.store(dw_ptr + at_w, dw, mask=there)
             dgain = tl.load(dgain_ptr + i, mask=(i < d) & more, other=0.0)
             tl.store(dgain_ptr + i, dgain + tl.sum(gc * z * inverse[:, None], 0), mask=i < d)

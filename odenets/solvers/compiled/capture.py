@@ -27,6 +27,7 @@ from torch import nn
 from torch._higher_order_ops.while_loop import while_loop_op
 from torch.utils.checkpoint import _StopRecomputationError
 
+from . import cuda_graph
 from .hoist import buffers_before_loops
 
 PROGRAMS = 64  # kept at most, least recently used first out
@@ -116,6 +117,7 @@ def call(
 
 def clear() -> None:
     """Forget all programs."""
+    cuda_graph.clear()
     _programs.clear()
     _refused.clear()
 
@@ -202,7 +204,9 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
 def _inductor_straight(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
     from torch._inductor.compile_fx import compile_fx
 
-    return compile_fx(graph, inputs, config_patches={"cpp_wrapper": True, **_passes()})
+    # on a GPU the wrapper in C++ would need a compiler and CUDA's headers
+    on_cpu = all(x.device.type == "cpu" for x in inputs if isinstance(x, torch.Tensor))
+    return compile_fx(graph, inputs, config_patches={"cpp_wrapper": on_cpu, **_passes()})
 
 
 BACKEND: Any = _inductor

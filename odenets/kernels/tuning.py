@@ -62,6 +62,18 @@ def run(
     return launch(_tuners[x.device].select(key, candidates, launch))
 
 
+def matrices(n: int, elements: int) -> list[Tiles]:
+    """Candidates for n x n matrices in registers, padded to M x M, those of B tokens a program: `elements` numbers with
+    four warps, then fewer numbers, or fewer or more of them a thread."""
+    M = 1 << (n - 1).bit_length()
+    return [
+        {"N": n, "M": M, "B": max(1, held // M**2), "num_warps": warps}
+        for held, warps in (
+            (elements, 4), (elements // 2, 4), (elements // 2, 2), (elements // 4, 1), (elements, 8),
+        )
+    ]  # fmt: skip
+
+
 @dataclass
 class Tuner:
     """The choices on one GPU.

@@ -1,15 +1,19 @@
-"""Compiles every kernel for a GPU without having one: `python tests/kernels/compile_for_gpu.py`.
+"""Compiles every kernel for a GPU without having one.
+
+    python tests/kernels/compile_for_gpu.py [--all-tiles] [FOLDER ...]
 
 The launchers run on tensors without memory; what they would launch, with their own tile sizes, is compiled for compute
-capability 9.0. Prints registers, spilled bytes (STACK) and shared memory of every kernel. Without TRITON_INTERPRET.
+capability 9.0: untuned, or with --all-tiles every candidate; in the folders given, or in all. Prints registers, spilled
+bytes (STACK) and shared memory of every kernel. Without TRITON_INTERPRET.
 """
 
+import argparse
 import importlib
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,8 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
+
+from odenets.kernels import tuning
 
 FOLDERS = (
     "coefficients", "delta", "delta_compress", "depth_mix", "expand_project", "generator", "mhc", "runge_kutta",
@@ -107,6 +113,11 @@ def recorded() -> Iterator[list[tuple[JITFunction, dict[str, Any]]]]:
         yield seen
 
 
+def every_candidate(operator: str, x: Tensor, sizes: Any, candidates: list, launch: Callable[[Any], Any]) -> Any:
+    """Stands in for `tuning.run`."""
+    return [launch(tiles) for tiles in candidates][-1]
+
+
 def compiled(kernel: JITFunction, arguments: dict[str, Any]) -> Any:
     """What Triton would compile for these arguments: pointers aligned to 16 bytes, ints and floats as they are."""
     signature: dict[str, Any] = {}
@@ -139,17 +150,28 @@ def resources(cubin: bytes) -> tuple[int, int, int]:
     return registers, stack, shared
 
 
-def kernels() -> set[str]:
-    """Every kernel of the package by module and name."""
+def kernels(folders: Sequence[str]) -> set[str]:
+    """Every kernel in these folders by module and name."""
     found = set()
-    for folder in FOLDERS:
+    for folder in folders:
         module = importlib.import_module(f"odenets.kernels.{folder}.triton")
         found |= {f"{folder}.{name}" for name in vars(module) if name.endswith("_kernel")}
     return found
 
 
 def main() -> int:
-    missing = kernels()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help=f"of {', '.join(FOLDERS)}; all unless given")
+    parser.add_argument(
+        "--all-tiles", action="store_true", help="every candidate of the tile sizes, not the first alone"
+    )
+    options = parser.parse_args()
+    wanted = options.folders or FOLDERS
+    if unknown := set(wanted) - set(FOLDERS):
+        parser.error(f"expected folders of {', '.join(FOLDERS)}, got {', '.join(sorted(unknown))}")
+    if options.all_tiles:
+        tuning.run = every_candidate
+    missing = kernels(wanted)
     folders = {
         p.parent.name for p in Path(importlib.import_module("odenets.kernels").__file__).parent.glob("*/triton.py")
     }
@@ -161,7 +183,10 @@ def main() -> int:
         with recorded() as seen:
             call()
         for kernel, arguments in seen:
-            name = f"{kernel.fn.__module__.split('.')[-2]}.{kernel.fn.__name__}"
+            folder = kernel.fn.__module__.split(".")[-2]
+            if folder not in wanted:
+                continue
+            name = f"{folder}.{kernel.fn.__name__}"
             missing.discard(name)
             binary = compiled(kernel, arguments)
             registers, stack, _ = resources(binary.asm["cubin"])

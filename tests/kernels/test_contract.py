@@ -16,7 +16,10 @@ LONG = ("expand_project", "delta_compress", "delta_compress given k", "aggregate
 NAMES = list(OPERATORS)
 MOSTLY = [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in NAMES]
 STREAMS = ("aggregate", "aggregate_through", "expand", "project", "expand_project")
-TUNED = (*STREAMS, "delta", "delta_compress", "stage_sum", "finish")
+MATRICES = ("sinkhorn", "coefficients", "resolvent", "exponential")
+DEPTH = ("mix", "attend")
+QUICK = (*MATRICES[:3], *DEPTH)
+TUNED = (*STREAMS, "delta", "delta_compress", "stage_sum", "finish", *MATRICES, *DEPTH)
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # padding of the tiles
 
 
@@ -71,9 +74,16 @@ def test_programs_that_take_several_tiles_of_tokens(name: str, monkeypatch: pyte
     compare(name, (75,), (3, 2), torch.float32)
 
 
-@pytest.mark.slow  # every operator with every tile size: minutes of interpreting
-@pytest.mark.parametrize("number", range(1, 5))
-@pytest.mark.parametrize("name", TUNED)
+# Minutes of interpreting for all operators; seconds for small matrices and depth. The interpreter knows no warps: of the
+# matrices' candidates, numbers 2 and 4 repeat others there.
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        pytest.param(n, i, marks=() if n in DEPTH or (n in QUICK and i in (1, 3)) else pytest.mark.slow)
+        for n in TUNED
+        for i in range(1, 5)
+    ],
+)
 def test_every_tile_size_to_tune_from(name: str, number: int, monkeypatch: pytest.MonkeyPatch):
     launched = []
 
@@ -82,9 +92,20 @@ def test_every_tile_size_to_tune_from(name: str, number: int, monkeypatch: pytes
         return launch(launched[-1])
 
     monkeypatch.setattr("odenets.kernels.tuning.run", run)
+    monkeypatch.setattr("odenets.kernels.depth_mix.triton.PROGRAMS", 8)
+    tokens = 33 if name in MATRICES else 9 if name in DEPTH else 70
     size = (4, 35) if name in STREAMS else (300, 4) if name.startswith("delta") else (1500,)
-    compare(name, (70,), size, torch.float32)
+    compare(name, (tokens,), (3,) if name in MATRICES else size, torch.float32)
     assert len(launched) >= 1
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n not in QUICK else ()) for n in TUNED])
+def test_launches_for_tuning_leave_nothing_behind(name: str, monkeypatch: pytest.MonkeyPatch):
+    def run(operator, x, sizes, candidates, launch):
+        return [launch(tiles) for tiles in (candidates[-1], candidates[0])][-1]
+
+    monkeypatch.setattr("odenets.kernels.tuning.run", run)
+    compare(name, (3,), OPERATORS[name].sizes[0], torch.float32)
 
 
 @pytest.mark.parametrize("name", MOSTLY)

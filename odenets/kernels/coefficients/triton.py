@@ -5,9 +5,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from odenets.kernels import tuning
 from odenets.kernels.backend import on_device_of
 from odenets.kernels.coefficients.reference import EPS
-from odenets.kernels.sinkhorn.triton import pull_back, scalings, tokens_of_a_program
+from odenets.kernels.sinkhorn.triton import ELEMENTS, pull_back, scalings
+from odenets.kernels.tuning import Tiles
 
 
 @triton.jit
@@ -97,10 +99,15 @@ def forward(
     pre, post, res = (
         torch.empty(shape, dtype=torch.float32, device=m.device) for shape in ((tokens, n), (tokens, n), (tokens, n, n))
     )
+
+    def launch(tiles: Tiles) -> None:
+        forward_kernel[(triton.cdiv(tokens, tiles["B"]),)](
+            m, square, alpha, b, pre, post, res, tokens, EPS, iterations, **tiles
+        )
+
     if tokens:
-        grid, tiles = _tiles(tokens, n)
         with on_device_of(m):
-            forward_kernel[grid](m, square, alpha, b, pre, post, res, tokens, EPS, iterations, **tiles)
+            tuning.run("coefficients", m, (n, iterations), tuning.matrices(n, ELEMENTS), launch)
     return pre, post, res
 
 
@@ -113,17 +120,17 @@ def backward(
     dm, dsquare = (torch.empty(x.shape, dtype=torch.float32, device=m.device) for x in (m, square))
     if not tokens:
         return dm, dsquare, torch.zeros_like(alpha, dtype=torch.float32), torch.zeros_like(b, dtype=torch.float32)
-    grid, tiles = _tiles(tokens, n)
-    partial = torch.empty(*grid, 3 + len(b), dtype=torch.float32, device=m.device)
     scratch = torch.empty(max(iterations - 1, 1), tokens, n, dtype=torch.float32, device=m.device)
-    with on_device_of(m):
-        backward_kernel[grid](
+
+    def launch(tiles: Tiles) -> Tensor:
+        programs = triton.cdiv(tokens, tiles["B"])
+        partial = torch.empty(programs, 3 + len(b), dtype=torch.float32, device=m.device)
+        backward_kernel[(programs,)](
             gpre, gpost, gres, m, square, alpha, b, dm, dsquare, partial, scratch, tokens, EPS, iterations, **tiles
         )
-    dalpha, db = partial.sum(0).split((3, len(b)))
+        return partial.sum(0)
+
+    with on_device_of(m):
+        summed = tuning.run("coefficients, backward", m, (n, iterations), tuning.matrices(n, ELEMENTS), launch)
+    dalpha, db = summed.split((3, len(b)))
     return dm, dsquare, dalpha.clone(), db.clone()
-
-
-def _tiles(tokens: int, n: int) -> tuple[tuple[int], dict[str, int]]:
-    B = tokens_of_a_program(n)
-    return (triton.cdiv(tokens, B),), {"N": n, "M": triton.next_power_of_2(n), "B": B, "num_warps": 4}

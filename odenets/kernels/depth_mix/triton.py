@@ -7,10 +7,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from odenets.kernels import tuning
 from odenets.kernels.backend import on_device_of
+from odenets.kernels.tuning import Tiles
 
 LARGEST = 16384
 """Most features of a token for `attend`, which holds the whole token in registers."""
+PROGRAMS = 1024
+"""Among which `attend`'s backward pass shares out the tokens, unless tuned."""
 
 
 @triton.jit
@@ -102,12 +106,14 @@ def mix(weights: Tensor, values: Sequence[Tensor]) -> Tensor:
     """weights [tokens, J], values [tokens, C], contiguous."""
     tokens, C = values[0].shape
     out = torch.empty_like(values[0])
+
+    def launch(tiles: Tiles) -> None:
+        grid = (tokens, triton.cdiv(C, tiles["BLOCK"]))
+        mix_kernel[grid](weights, tuple(values), out, C, J=len(values), **tiles)
+
     if out.numel():
-        block = min(1024, triton.next_power_of_2(C))
         with on_device_of(out):
-            mix_kernel[(tokens, triton.cdiv(C, block))](
-                weights, tuple(values), out, C, J=len(values), BLOCK=block, num_warps=_warps(block)
-            )
+            tuning.run("mix", out, (C, len(values)), _blocks(C), launch)
     return out
 
 
@@ -115,12 +121,13 @@ def mix_backward(g: Tensor, weights: Tensor, values: Sequence[Tensor]) -> tuple[
     """Gradients of the weights and of every value."""
     tokens, C = values[0].shape
     dw, gradients = torch.zeros_like(weights), [torch.empty_like(v) for v in values]
+
+    def launch(tiles: Tiles) -> None:
+        mix_backward_kernel[(tokens,)](g, weights, tuple(values), dw, tuple(gradients), C, J=len(values), **tiles)
+
     if g.numel():
-        block = triton.next_power_of_2(C)
         with on_device_of(g):
-            mix_backward_kernel[(tokens,)](
-                g, weights, tuple(values), dw, tuple(gradients), C, J=len(values), BLOCK=block, num_warps=_warps(block)
-            )
+            tuning.run("mix, backward", values[0], (C, len(values)), _whole(C), launch)
     return dw, gradients
 
 
@@ -129,12 +136,13 @@ def attend(query: Tensor, scales: Tensor, values: Sequence[Tensor]) -> tuple[Ten
     tokens, C = values[0].shape
     out = torch.empty_like(values[0])
     lse = torch.empty(tokens, dtype=torch.float32, device=out.device)
+
+    def launch(tiles: Tiles) -> None:
+        attend_kernel[(tokens,)](query, scales, tuple(values), out, lse, C, J=len(values), **tiles)
+
     if out.numel():
-        block = triton.next_power_of_2(C)
         with on_device_of(out):
-            attend_kernel[(tokens,)](
-                query, scales, tuple(values), out, lse, C, J=len(values), BLOCK=block, num_warps=_warps(block)
-            )
+            tuning.run("attend", out, (C, len(values)), _whole(C), launch)
     return out, lse
 
 
@@ -144,18 +152,42 @@ def attend_backward(
     """Gradients of the query, the scales and every value."""
     tokens, C = values[0].shape
     ds, gradients = torch.zeros_like(scales), [torch.empty_like(v) for v in values]
-    per_program = max(1, triton.cdiv(tokens, 1024))
-    programs = triton.cdiv(tokens, per_program)
-    dq = torch.zeros(programs, C, dtype=torch.float32, device=g.device)
-    if g.numel():
-        block = triton.next_power_of_2(C)
-        with on_device_of(g):
-            attend_backward_kernel[(programs,)](
-                g, query, scales, tuple(values), lse, dq, ds, tuple(gradients), tokens, C, per_program,
-                J=len(values), BLOCK=block, num_warps=_warps(block),
-            )  # fmt: skip
-    return dq.sum(0).to(query.dtype), ds, gradients
+    if not g.numel():
+        return torch.zeros_like(query), ds, gradients
+
+    def launch(tiles: Tiles) -> Tensor:
+        per_program = triton.cdiv(tokens, tiles["PROGRAMS"])
+        programs = triton.cdiv(tokens, per_program)
+        dq = torch.empty(programs, C, dtype=torch.float32, device=g.device)
+        attend_backward_kernel[(programs,)](
+            g, query, scales, tuple(values), lse, dq, ds, tuple(gradients), tokens, C, per_program,
+            J=len(values), BLOCK=tiles["BLOCK"], num_warps=tiles["num_warps"],
+        )  # fmt: skip
+        return dq.sum(0)
+
+    usual, more, *_ = _whole(C)
+    candidates = [{"PROGRAMS": PROGRAMS // share} | usual for share in (1, 2, 4)]
+    if more["num_warps"] <= 16:  # with more of them, as with fewer, it spills
+        candidates.append({"PROGRAMS": PROGRAMS} | more)
+    with on_device_of(g):
+        dq = tuning.run("attend, backward", values[0], (C, len(values)), candidates, launch)
+    return dq.to(query.dtype), ds, gradients
 
 
-def _warps(block: int) -> int:
-    return min(16, max(1, block // 256))
+def _blocks(C: int) -> list[Tiles]:
+    """Features that a program takes at a time, and warps."""
+    found: list[Tiles] = []
+    for block in (1024, 512, 2048):
+        block = min(block, triton.next_power_of_2(C))
+        for share in (1, 2):
+            tiles = {"BLOCK": block, "num_warps": min(8, max(1, share * block // 256))}
+            if tiles not in found:
+                found.append(tiles)
+    return found
+
+
+def _whole(C: int) -> list[Tiles]:
+    """All features of a token in one program, with the usual number of warps, twice and half of it."""
+    block = triton.next_power_of_2(C)
+    usual = min(16, max(1, block // 256))
+    return [{"BLOCK": block, "num_warps": warps} for warps in dict.fromkeys((usual, 2 * usual, max(1, usual // 2)))]

@@ -1,13 +1,18 @@
 """Triton kernels for functions of n x n matrices: several tokens a program, everything in registers."""
 
-import math
+from collections.abc import Callable
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from odenets.kernels import tuning
 from odenets.kernels.backend import on_device_of
+from odenets.kernels.tuning import Tiles
+
+ELEMENTS = 1024
+"""Numbers of the tokens' matrices that a program holds, unless tuned."""
 
 DEGREE = 12
 """Of the Taylor polynomial of phi_1: below float32's rounding for norms up to 1/2."""
@@ -135,34 +140,39 @@ def exponential_backward_kernel(
 
 def resolvent(m: Tensor) -> Tensor:
     """m [tokens, n, n] contiguous -> (I - m)^(-1), float32."""
-    return _launch(resolvent_kernel, m, 1)[0]
+    out = torch.empty(m.shape, dtype=torch.float32, device=m.device)
+    _run("resolvent", m, lambda grid, tiles: resolvent_kernel[grid](m, out, len(m), **tiles))
+    return out
 
 
 def resolvent_backward(g: Tensor, r: Tensor) -> Tensor:
     """Gradient of m from that of R = (I - m)^(-1)."""
     out = torch.empty_like(r)
-    tokens, n, _ = r.shape
-    if tokens:
-        grid, tiles = _tiles(tokens, n)
-        with on_device_of(r):
-            resolvent_backward_kernel[grid](g, r, out, tokens, **tiles)
+    _run("resolvent, backward", r, lambda grid, tiles: resolvent_backward_kernel[grid](g, r, out, len(r), **tiles))
     return out
 
 
 def exponential(m: Tensor) -> tuple[Tensor, Tensor]:
     """m [tokens, n, n] contiguous -> e^m and phi_1(m), float32."""
-    e, phi = _launch(exponential_kernel, m, 2, _squarings(m), DEGREE=DEGREE)
+    e, phi = (torch.empty(m.shape, dtype=torch.float32, device=m.device) for _ in range(2))
+    squarings = _squarings(m)
+
+    def launch(grid: tuple[int], tiles: Tiles) -> None:
+        exponential_kernel[grid](m, e, phi, len(m), squarings, DEGREE=DEGREE, **tiles)
+
+    _run("exponential", m, launch)
     return e, phi
 
 
 def exponential_backward(ge: Tensor, gphi: Tensor, m: Tensor) -> Tensor:
     """Gradient of m from those of e^m and phi_1(m)."""
     out = torch.empty(m.shape, dtype=torch.float32, device=m.device)
-    tokens, n, _ = m.shape
-    if tokens:
-        grid, tiles = _tiles(tokens, n)
-        with on_device_of(m):
-            exponential_backward_kernel[grid](ge, gphi, m, out, tokens, _squarings(m), DEGREE=DEGREE, **tiles)
+    squarings = _squarings(m)
+
+    def launch(grid: tuple[int], tiles: Tiles) -> None:
+        exponential_backward_kernel[grid](ge, gphi, m, out, len(m), squarings, DEGREE=DEGREE, **tiles)
+
+    _run("exponential, backward", m, launch)
     return out
 
 
@@ -174,17 +184,15 @@ def _squarings(m: Tensor) -> Tensor:
     return (norm / 0.5).log2().ceil().nan_to_num(0.0).clamp(0, 30).to(torch.int32)
 
 
-def _launch(kernel, m: Tensor, outputs: int, *extra, **constants) -> tuple[Tensor, ...]:
+def _run(operator: str, m: Tensor, launch: Callable[[tuple[int], Tiles], None]) -> None:
+    """launch(grid, tiles) for matrices m [tokens, n, n]."""
     tokens, n, _ = m.shape
-    out = tuple(torch.empty(m.shape, dtype=torch.float32, device=m.device) for _ in range(outputs))
     if tokens:
-        grid, tiles = _tiles(tokens, n)
         with on_device_of(m):
-            kernel[grid](m, *out, tokens, *extra, **constants, **tiles)
-    return out
-
-
-def _tiles(tokens: int, n: int) -> tuple[tuple[int], dict[str, int]]:
-    M = triton.next_power_of_2(n)
-    B = max(1, 1024 // M**2)
-    return (math.ceil(tokens / B),), {"N": n, "M": M, "B": B, "num_warps": 4}
+            tuning.run(
+                operator,
+                m,
+                (n,),
+                tuning.matrices(n, ELEMENTS),
+                lambda tiles: launch((triton.cdiv(tokens, tiles["B"]),), tiles),
+            )

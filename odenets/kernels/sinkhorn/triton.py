@@ -5,7 +5,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from odenets.kernels import tuning
 from odenets.kernels.backend import on_device_of
+from odenets.kernels.tuning import Tiles
+
+ELEMENTS = 2048
+"""Numbers of the tokens' matrices that a program holds, unless tuned."""
 
 
 @triton.jit
@@ -101,10 +106,13 @@ def forward(logits: Tensor, iterations: int) -> Tensor:
     """logits [tokens, n, n] contiguous -> doubly stochastic [tokens, n, n], float32."""
     tokens, n, _ = logits.shape
     out = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+
+    def launch(tiles: Tiles) -> None:
+        forward_kernel[(triton.cdiv(tokens, tiles["B"]),)](logits, out, tokens, iterations, **tiles)
+
     if tokens:
-        M, B = triton.next_power_of_2(n), tokens_of_a_program(n)
         with on_device_of(logits):
-            forward_kernel[(triton.cdiv(tokens, B),)](logits, out, tokens, iterations, N=n, M=M, B=B, num_warps=4)
+            tuning.run("sinkhorn", logits, (n, iterations), tuning.matrices(n, ELEMENTS), launch)
     return out
 
 
@@ -112,16 +120,12 @@ def backward(g: Tensor, logits: Tensor, iterations: int) -> Tensor:
     """Gradient of the logits [tokens, n, n], float32."""
     tokens, n, _ = logits.shape
     out = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+    scratch = torch.empty(max(iterations - 1, 1), tokens, n, dtype=torch.float32, device=logits.device)
+
+    def launch(tiles: Tiles) -> None:
+        backward_kernel[(triton.cdiv(tokens, tiles["B"]),)](g, logits, out, scratch, tokens, iterations, **tiles)
+
     if tokens:
-        M, B = triton.next_power_of_2(n), tokens_of_a_program(n)
-        scratch = torch.empty(max(iterations - 1, 1), tokens, n, dtype=torch.float32, device=logits.device)
         with on_device_of(logits):
-            backward_kernel[(triton.cdiv(tokens, B),)](
-                g, logits, out, scratch, tokens, iterations, N=n, M=M, B=B, num_warps=4
-            )
+            tuning.run("sinkhorn, backward", logits, (n, iterations), tuning.matrices(n, ELEMENTS), launch)
     return out
-
-
-def tokens_of_a_program(n: int) -> int:
-    """How many tokens' matrices a program holds."""
-    return max(1, 2048 // triton.next_power_of_2(n) ** 2)

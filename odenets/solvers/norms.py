@@ -5,7 +5,6 @@ Root mean square over everything; for a tree of tensors the largest of its leave
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,12 +18,12 @@ Norm = Callable[[Any], Any]
 
 def rms_norm(x: Tensor) -> Tensor:
     """sqrt(mean |x|^2) over all elements; 0 for an empty tensor. x of any shape, real or complex."""
-    return torch.linalg.vector_norm(x) / math.sqrt(max(x.numel(), 1))
+    return torch.linalg.vector_norm(x) / max(x.numel(), 1) ** 0.5
 
 
 def rms_norm_per_sample(x: Tensor) -> Tensor:
     """sqrt(mean |x|^2) over all but the first dimension: x [B, ...] -> [B]."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1) / math.sqrt(max(x.shape[1:].numel(), 1))
+    return torch.linalg.vector_norm(x.flatten(1), dim=1) / max(x.shape[1:].numel(), 1) ** 0.5
 
 
 def largest_rms_norm(leaves: tuple[Tensor, ...]) -> Tensor | float:

@@ -65,8 +65,8 @@ def solve(
             large batches; "cpu" or "triton" to name what it is compiled for. See docs/ensembles.md.
         compile: "solve": the whole solve as one compiled program (seconds to compile, once per kind of field, settings
             and number of dimensions); "step": each step of an explicit method, under the eager loop; "auto": "solve"
-            where that is possible, else False. A field that cannot be captured is named in a warning and solved
-            eagerly. See docs/performance.md.
+            where that is possible, else False; "cuda_graph": fixed steps on a GPU, recorded once. A field that cannot
+            be captured is named in a warning and solved eagerly. See docs/performance.md.
         **settings: replace settings of the solver, e.g. rtol=1e-9, steps=20, per_sample=True.
 
     Returns:
@@ -76,7 +76,9 @@ def solve(
         InputError (a ValueError): for wrong shapes, times, names or combinations.
         SolveError: if the solve fails and throw is true; its `solution` holds what was computed.
     """
-    solver = resolve_solver(solver, **settings, **({"per_sample": True} if ensemble else {}))
+    if ensemble:
+        settings["per_sample"] = True
+    solver = resolve_solver(solver, **settings)
     check_mode(compile)
     if ensemble and compile:
         raise InputError("an ensemble is compiled anyway: leave out compile=.")

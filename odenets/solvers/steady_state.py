@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .errors import InputError, SolveError, Status
 from .field import FlatField
 from .implicit.linear import Linearisation, ShiftedLU, gmres
 from .implicit.phantom import Phantom
+from .once import differentiable_once
 from .solution import Stats
 from .solver import Solver, resolve_solver
 from .state import StateLayout
@@ -214,7 +214,7 @@ class _Root(torch.autograd.Function):
         return y.clone()
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (y,) = ctx.saved_tensors
         return ctx.problem.solve_transposed(y, gradient), None, None

@@ -106,6 +106,17 @@ def test_a_backward_pass_that_comes_too_late_says_so(graphs):
             late.backward()
 
 
+@SLOW
+def test_parameters_changed_before_the_backward_pass_are_noticed(graphs):
+    stack, x = make(), torch.randn(2, 4)
+    loss = stack(x).square().sum()
+    with torch.no_grad():
+        for p in stack.parameters():
+            p.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_what_is_refused(monkeypatch):
     with pytest.raises(
         ValueError, match=r"compile='cuda_graph': CUDA graphs need a CUDA device, this is cpu; use compile="

@@ -292,6 +292,42 @@ def test_fixed_steps_without_gradient_are_one_loop_whatever_their_number(traced)
             assert torch.allclose(mine.ys, eager.ys, rtol=0, atol=1e-13)
 
 
+@torch.no_grad()
+def test_two_output_times_on_one_point_of_the_grid_are_solved_eagerly():
+    ts = [0.0, 0.5, 0.5 + 1e-14, 1.0]
+    with pytest.raises(InputError, match="between the grid's points"):
+        solve(coupled, COUPLED_START, ts, solver="rk4", steps=2, compile="solve")
+    found = solve(coupled, COUPLED_START, ts, solver="rk4", steps=2, compile="auto").ys
+    assert torch.equal(found, solve(coupled, COUPLED_START, ts, solver="rk4", steps=2).ys)
+
+
+@needs_loops
+def test_loops_take_any_batch_with_and_without_gradient(traced):
+    """The first size, the second, and from then on none is compiled for."""
+    for settings in (
+        {"solver": "midpoint", "steps": 4},
+        {"solver": "fehlberg2", "gradient": "checkpoint", "rtol": 1e-3},
+    ):
+        field = Driven()
+        for n in (3, 5, 6, 7):
+            before, start = graphs(), torch.randn(n, 4, 2, dtype=F64)
+            with torch.set_grad_enabled("gradient" in settings):
+                mine = solve(field, start, (0.0, 1.0), compile="solve", **settings).ys
+            assert (graphs() == before) == (n > 5)
+            eager = solve(field, start, (0.0, 1.0), **settings).ys
+            assert torch.allclose(mine, eager, rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_a_first_step_that_is_a_tensor_is_read_at_every_call(traced):
+    first, start = torch.tensor(0.1), torch.full((20,), 0.5, dtype=F64)
+    settings = {"solver": "fehlberg2", "first_step": first, "max_steps": 100_000}
+    for value in (0.1, 1e-4):
+        first.fill_(value)
+        mine = solve(lambda t, y: -1.5 * y, start, (0.0, 1.0), compile="solve", **settings)
+        assert mine.stats.accepted == solve(lambda t, y: -1.5 * y, start, (0.0, 1.0), **settings).stats.accepted
+
+
 def test_fixed_steps_of_a_field_with_random_numbers_are_unrolled(traced):
     calls = []
 

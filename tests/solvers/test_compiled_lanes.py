@@ -66,6 +66,17 @@ def graphs() -> int:
     return counters["stats"]["unique_graphs"]
 
 
+@pytest.mark.parametrize("settings", [{"compile": "solve"}, {"ensemble": True, "per_sample": True}])
+def test_second_derivatives_are_refused_rather_than_left_out(settings):
+    """That of a plain sum, whose incoming gradient requires none."""
+    rate, start = torch.tensor(1.3, dtype=F64, requires_grad=True), torch.ones(2, 1, dtype=F64, requires_grad=True)
+    settings = {"per_sample": True, **settings}
+    loss = solve(lambda t, y, p: -p * y * y, start, (0.0, 1.0), args=(rate,), **settings).ys[-1].sum()
+    (gradient,) = torch.autograd.grad(loss, start, create_graph=True)
+    with pytest.raises(RuntimeError, match="cannot be differentiated again"):
+        gradient.square().sum().backward()
+
+
 @torch.no_grad()
 def test_one_trajectory_is_captured_once():
     y0 = torch.tensor([1.0, 0.2], dtype=F64)

@@ -168,7 +168,7 @@ def test_double_backward_through_the_steps(field):
 def test_double_backward_through_the_adjoint_is_refused(field):
     y0 = Y0.clone().requires_grad_(True)
     ys = solve(field, y0, TS, gradient="adjoint").ys
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="cannot be differentiated again"):
         (grad,) = torch.autograd.grad(ys.square().sum(), y0, create_graph=True)
         grad.sum().backward()
 

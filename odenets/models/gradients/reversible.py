@@ -15,6 +15,7 @@ from odenets.blocks import Block, ReversibleBlock
 from odenets.models.block_step import BlockStep
 from odenets.models.gradients.surroundings import RandomState, replayed
 from odenets.models.gradients.tape import Again, Kept, Memory, TapedGradient
+from odenets.solvers.once import differentiable_once
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class _Evaluated(torch.autograd.Function):
         return value.detach()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx: Any, gradient: Tensor) -> Any:
         found = torch.autograd.grad(
             ctx.value, [ctx.point, *ctx.tensors], gradient, allow_unused=True, retain_graph=True

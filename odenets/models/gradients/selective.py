@@ -16,6 +16,7 @@ from odenets.models.block_step import BlockStep
 from odenets.models.gradients.base import StackGradient, taken
 from odenets.models.gradients.surroundings import autocast_of
 from odenets.models.gradients.tape import Kept
+from odenets.solvers.once import differentiable_once
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class _Read(torch.autograd.Function):
         return operators.read(n, x)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx: Any, gradient: Tensor) -> Any:
         return None, None, *ctx.operators.pull_back_read(ctx.n, gradient, ctx.tensors)
 
@@ -143,7 +144,7 @@ class _Write(torch.autograd.Function):
         return operators.write(n, x, f)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx: Any, gradient: Tensor) -> Any:
         shape, dtype = ctx.like
         nothing = gradient.new_zeros((), dtype=dtype).expand(shape)

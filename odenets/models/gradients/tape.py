@@ -19,6 +19,7 @@ from odenets.models.block_step import BlockStep
 from odenets.models.compiled_step import walked_again
 from odenets.models.gradients.base import StackGradient, taken
 from odenets.models.gradients.surroundings import BuffersKept, RandomState, autocast_of, replayed
+from odenets.solvers.once import differentiable_once
 
 Again = Callable[[int, Any], Any]
 
@@ -143,6 +144,6 @@ class _Node(torch.autograd.Function):
         return tape.advance(n, tensors[:count])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         return None, None, None, *ctx.tape.pull_back(ctx.n, gradients, ctx.tensors)

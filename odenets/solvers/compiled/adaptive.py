@@ -82,8 +82,8 @@ def numbers_of(problem: SolveProblem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
         _value("rtol", tolerance("rtol", solver.rtol, layout, y), y),
         _value("atol", tolerance("atol", solver.atol, layout, y), y),
-        constant("first_step", solver.first_step or 0.0, torch.float64, y.device),
-        constant("max_steps", solver.max_steps, torch.int64, y.device),
+        constant("first_step", float(solver.first_step or 0.0), torch.float64, y.device),
+        constant("max_steps", int(solver.max_steps), torch.int64, y.device),
     )
 
 

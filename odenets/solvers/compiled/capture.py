@@ -172,9 +172,12 @@ def _inductor(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
 
 
 def _passes() -> dict[str, Any]:
+    from torch._inductor import config
+
     from .sums import SumsApart
 
-    return {"post_grad_custom_post_pass": SumsApart()}
+    users = config.post_grad_custom_post_pass
+    return {} if users is not None else {"post_grad_custom_post_pass": SumsApart()}
 
 
 @contextlib.contextmanager

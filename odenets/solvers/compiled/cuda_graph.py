@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, cuda, nn
 
+from ..once import differentiable_once
+
 WARM_UPS = 3  # runs before recording: libraries choose their kernels and allocate workspaces
 GRAPHS = 16  # kept at most, least recently used first out; each has memory of its own on the device
 DEVICE = "cuda"
@@ -143,14 +145,15 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, graph: CudaGraph, *inputs: Tensor) -> tuple[Tensor, ...]:
         outputs, ctx.number = graph.forward(inputs)
-        ctx.graph, ctx.inputs = graph, len(inputs)
+        ctx.graph = graph
         ctx.mark_non_differentiable(*[y for y, smooth in zip(outputs, graph.differentiable) if not smooth])
+        ctx.save_for_backward(*inputs)  # for autograd to notice changes in place
         return outputs
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        found: list[Tensor | None] = [None] * ctx.inputs
+        found: list[Tensor | None] = [None] * len(ctx.saved_tensors)
         for i, gradient in zip(ctx.graph.wanted, ctx.graph.backward(ctx.number, cotangents)):
             found[i] = gradient
         return None, *found

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from ..errors import InputError
 from ..gradients.base import Gradient, SolveProblem
 from ..gradients.parameters import distinct
+from ..once import differentiable_once
 from ..tableau import ButcherTableau
 from . import trace
 from .constants import constant
@@ -79,7 +80,7 @@ class Differentiable(torch.autograd.Function):
         return ys  # type: ignore[no-any-return]
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         params = ctx.saved_tensors[1:]
         device, dtype, enabled = ctx.precision

@@ -113,7 +113,7 @@ def _through_chunks(
 
 
 def places_of(problem: SolveProblem) -> tuple[Tensor, list[int]] | None:
-    """The grid [N + 1] and where the output times lie on it; None if one of them does not."""
+    """The grid [N + 1] and where the output times lie on it; None if one of them does not, or two on the same point."""
     integrator = problem.start(problem.ts[0].detach(), problem.y.detach())
     assert isinstance(integrator, FixedIntegrator)
     integrator.aim(problem.ts.detach()[1:], float(problem.ts[-1]))
@@ -122,7 +122,8 @@ def places_of(problem: SolveProblem) -> tuple[Tensor, list[int]] | None:
     before = (nearest - 1).clamp(min=0)
     nearest = torch.where((grid[before] - ts).abs() < (grid[nearest] - ts).abs(), before, nearest)
     rounding = 1e-13 * (grid[-1] - grid[0]).abs()
-    return (grid, nearest.tolist()) if bool(((grid[nearest] - ts).abs() <= rounding).all()) else None
+    on_grid, places = bool(((grid[nearest] - ts).abs() <= rounding).all()), nearest.tolist()
+    return (grid, places) if on_grid and len(set(places)) == len(places) else None
 
 
 def _program(tableau: ButcherTableau, layout: StateLayout, length: int, every: bool) -> types.FunctionType:

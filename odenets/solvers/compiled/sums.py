@@ -17,7 +17,7 @@ class SumsApart(CustomGraphPass):
     def __call__(self, graph: torch.fx.Graph) -> None:
         aten = torch.ops.aten
         for node in graph.find_nodes(op="call_function", target=aten.addmm.default):
-            if node.kwargs or node.meta["val"].device.type != "cpu":
+            if node.kwargs or "val" not in node.meta or node.meta["val"].device.type != "cpu":
                 continue
             summand, a, b = node.args
             with graph.inserting_before(node):

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch._dynamo
 from torch import Tensor
+from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import TracingContext
 from torch._higher_order_ops.while_loop import while_loop_op
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, make_fx
@@ -226,7 +227,7 @@ class _Backend:
 
         inputs = [fake(x) for x in examples]
         versions = [x._version for x in inputs if isinstance(x, Tensor)]
-        with mode, torch.no_grad():
+        with mode, enable_python_dispatcher(), torch.no_grad():  # operations on sizes that are variables need it
             graph = _graph(program)(*inputs)
             if versions != [x._version for x in inputs if isinstance(x, Tensor)]:
                 raise RuntimeError("it changes a tensor in place, a buffer say")

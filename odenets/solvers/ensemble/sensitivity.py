@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..once import differentiable_once
 from .trace import Sources
 
 MOST_DIRECTIONS = 32
@@ -66,7 +67,7 @@ class Sensitivities(torch.autograd.Function):
         return ys
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx, gradient: Tensor):
         (zs,) = ctx.saved_tensors
         total = torch.einsum("tbd,tbds->bs", gradient, zs)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..once import differentiable_once
+
 _LOOK_EVERY = 4  # iterations between looks at whether all brackets are small enough
 _BITS = 53
 
@@ -110,7 +112,7 @@ class _Shift(torch.autograd.Function):
         ctx.save_for_backward(inputs[1])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx, gradient: Tensor):
         (rate,) = ctx.saved_tensors
         return -gradient / rate, None

@@ -29,6 +29,7 @@ from ..errors import InputError, SolveError
 from ..integrator import Integrator
 from ..methods import ONE_STEP
 from ..norms import Norm, largest_rms_norm, state_norm
+from ..once import differentiable_once
 from ..solution import Solution, Stats
 from ..solver import WALKERS, Torchdiffeq
 from ..state import StateLayout
@@ -167,7 +168,7 @@ class _Adjoint(torch.autograd.Function):
         return result
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx, *gradients: Tensor):
         ts, ys, *params = ctx.saved_tensors
         # through an event's time flows nothing here: `odeint_event` accounts for it

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 
 from ..errors import InputError
+from ..once import differentiable_once
 from ..one_step import ExplicitRungeKutta
 from ..solution import Solution, Stats
 from ..step import add_scaled
@@ -73,7 +74,7 @@ class _Solve(torch.autograd.Function):
         return ys
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad_ys: Tensor) -> Any:
         tangents, *inputs = ctx.saved_tensors
         total = torch.linalg.vecdot(grad_ys.reshape(1, -1), tangents.flatten(1)).real

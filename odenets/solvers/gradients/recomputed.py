@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..once import differentiable_once
 from ..solution import Solution, Stats
 from .autograd import Autograd
 from .base import Gradient, SolveProblem, judged, pad_with_nan, stats_of
@@ -102,7 +103,7 @@ class _Solve(torch.autograd.Function):
         return run.forward()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx, grad_ys: Tensor) -> Any:
         params = tuple(ctx.saved_tensors[2:])
         device, dtype, enabled = ctx.precision

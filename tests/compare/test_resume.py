@@ -44,6 +44,7 @@ def written(folder: Path) -> dict[str, int]:
     }
 
 
+@pytest.mark.slow(reason="three comparisons in processes of their own, half a minute; train/test_resume kills one run")
 def test_killed_twice_and_started_again_no_run_is_repeated_and_none_lost(
     cli: Cli, tiny_grid: tuple[str, ...], tmp_path: Path
 ):

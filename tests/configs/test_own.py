@@ -64,6 +64,7 @@ def test_what_a_run_folder_allows_itself_does_not_count(mine: Path, capsys: pyte
     assert "add run.allow_targets=[own_fields]" in capsys.readouterr().err
 
 
+@pytest.mark.slow(reason="a comparison of whole runs, six seconds")
 def test_a_comparison_over_solvers(mine: Path):
     words = ("experiment=solve_field", "field=own_fields.Decay", "solver=euler,rk4", "solver.step_size=null")
     assert run("compare", *words, "data.points=4", "compare.dir=out", "compare.diagnose=false") == 0

@@ -64,6 +64,7 @@ def test_the_example_prints_what_it_promises(name, tmp_path):
     assert low <= float(found[1]) <= high, done.stdout
 
 
+@pytest.mark.slow(reason="a comparison in a process of its own, ten seconds")
 def test_a_field_of_ones_own_is_compared_from_its_folder(tmp_path):
     words = "compare field=neuron.FitzHughNagumo compare=solvers solver=dopri5,tsit5 --config-dir configs"
     command = [sys.executable, "-m", "odenets", *words.split(), *PLAIN, f"compare.dir={tmp_path}"]

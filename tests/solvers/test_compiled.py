@@ -127,7 +127,7 @@ def test_clock_per_sample(traced, ts):
 
 
 @pytest.mark.parametrize(
-    "settings", [pytest.param({}, marks=SLOW), {"per_sample": True}, pytest.param({"save_at": "end"}, marks=SLOW)]
+    "settings", [pytest.param({}, marks=SLOW), pytest.param({"per_sample": True}, marks=SLOW), {"save_at": "end"}]
 )
 def test_backwards_in_time(traced, settings):
     ts = torch.tensor([1.0, 0.7, 0.65, 0.1], dtype=F64)
@@ -225,6 +225,7 @@ def test_sums_are_taken_apart_from_products():
     assert torch.allclose(module(*inputs), layers(*inputs), rtol=1e-14, atol=1e-14)
 
 
+@SLOW
 def test_programs_are_bounded(traced, monkeypatch):
     monkeypatch.setattr(capture, "PROGRAMS", 2)
     for p in (0.1, 0.2, 0.3):

@@ -69,7 +69,7 @@ LOW_ORDER = ("adaptive_heun", "fehlberg2", "reversible_heun")
 FAST = [m for m in DIFFERENTIABLE if m not in (*LOW_ORDER, "rodas5p")]
 
 
-@pytest.mark.parametrize("method", FAST)
+@pytest.mark.parametrize("method", [pytest.param(m, marks=SLOW) if m == "torchdiffeq" else m for m in FAST])
 def test_gradcheck_through_the_steps(method, field):
     check(lambda f, y0, ts, _: solve(f, y0, ts, solver=method, **settings(method)).ys, field)
 
@@ -90,7 +90,14 @@ def test_gradcheck_of_the_adjoint(method, field):
     )
 
 
-@pytest.mark.parametrize("method", [m for m in DIFFERENTIABLE if m not in ("torchdiffeq", "rodas5p")])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(m, marks=SLOW) if m in LOW_ORDER else m
+        for m in DIFFERENTIABLE
+        if m not in ("torchdiffeq", "rodas5p")
+    ],
+)
 def test_adjoint_agrees_with_autograd(method, field):
     """Both converge to the same gradient; fixed-step methods to their own order."""
     small = {"rtol": 1e-9, "atol": 1e-11} if method in ADAPTIVE_METHODS else {"steps": 400}

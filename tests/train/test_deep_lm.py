@@ -1,5 +1,6 @@
 """The deep language model: memory that does not grow with depth, and a loss that falls."""
 
+import pytest
 import torch
 from hydra import compose, initialize_config_module
 from torch.nn import functional as F
@@ -34,6 +35,7 @@ def peak(depth: int, *overrides: str) -> int:
     return memory.peak
 
 
+@pytest.mark.slow(reason="64 layers twice, eight seconds; models/test_stack_memory holds every gradient to its memory")
 def test_live_memory_at_depth_64_is_that_at_depth_16():
     assert peak(64) <= 1.05 * peak(16)
     assert peak(16, "gradient=autograd") > 2.5 * peak(4, "gradient=autograd")  # the meter sees what is kept

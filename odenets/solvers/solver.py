@@ -274,7 +274,7 @@ def resolve_solver(solver: Solver | Method | str, **overrides: Any) -> Solver:
     return _resolved(solver, overrides)
 
 
-_PLAIN = (bool, int, float, str)
+_PLAIN = (bool, int, float, str, PIDController)
 
 
 @functools.lru_cache(maxsize=256)

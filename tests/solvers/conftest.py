@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+import torch._dynamo
 
 from odenets.solvers import InputError
 from odenets.solvers.compiled import capture, lanes
@@ -29,6 +31,7 @@ def compiled(ensemble_cache, monkeypatch):
 def traced(monkeypatch):
     """Compiled solves as programs of tensors, run operator by operator: without minutes in the C++ compiler."""
     capture.clear()
+    torch._dynamo.reset()  # it remembers which sizes have varied
     monkeypatch.setattr(capture, "BACKEND", "eager")
     monkeypatch.setattr(lanes, "LARGEST", 0)
     yield

@@ -146,9 +146,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if diffrax:
         diffrax.close()
     session.save()
-    wrong = [row for row in session.rows if row.note.startswith("wrong")]
+    # without an error: not asked again, for having been wrong with fewer trajectories
+    wrong = [row for row in session.rows if row.note.startswith("wrong") and row.error is not None]
     for row in wrong:
-        print(f"wrong: {row.system}, {row.batch} x, {row.tolerance:g}, {row.name}: error {row.error:.1e}")
+        errors = " ".join(f"{x:.1e}" for x in (row.error, row.gradient_error) if x is not None)
+        print(f"wrong: {row.system}, {row.batch} x, {row.tolerance:g}, {row.name}: {errors}")
     return 1 if any(row.name.startswith("odenets") and row.tolerance == TABLE for row in wrong) else 0
 
 

@@ -92,7 +92,7 @@ class Session:
         taken = {row.name: min(row.cpu) for row in rows if row.cpu}
         for tolerance, limit in self.sweep.items():
             fast = [c for c in chosen if taken.get(c.name, limit) < limit]
-            self.measure(Task(system, batch, tolerance), fast, most=2)
+            self.measure(Task(system, batch, tolerance), fast, most=3)
         if self.out:
             draw(self.out / f"solvers-{system.name}.png", system, self.rows)
 

@@ -17,7 +17,7 @@ COLOURS = {
     "diffrax": "#D55E00",
     "scipy": "#000000",
 }
-STYLES = (("o", "-"), ("s", "--"), ("D", "-."), ("^", ":"), ("v", "-"), ("P", "--"), ("X", ":"))
+STYLES = (("o", "-"), ("s", "--"), ("D", "-."), ("^", ":"), ("v", "-"), ("P", "--"), ("X", ":"), ("*", "-"))
 
 
 def draw(path: Path, system: System, rows: Sequence[Row]) -> None:
@@ -41,7 +41,7 @@ def draw(path: Path, system: System, rows: Sequence[Row]) -> None:
             library = name.split()[0]
             marker, dashes = STYLES[[n for n in names if n.split()[0] == library].index(name) % len(STYLES)]
             (seen[name],) = axis.loglog(
-                [row.error for row in points], [1e3 * statistics.median(row.cpu) for row in points],
+                [row.error for row in points], [1e3 * statistics.median_low(row.cpu) for row in points],
                 color=COLOURS[library], marker=marker, linestyle=dashes, markersize=6, linewidth=1.4, alpha=0.9,
             )  # fmt: skip
         axis.set(title=f"{batch} trajectories" if batch > 1 else "one trajectory", xlabel="achieved error")
@@ -49,6 +49,6 @@ def draw(path: Path, system: System, rows: Sequence[Row]) -> None:
         axis.invert_xaxis()  # better to the right, as in the books
     axes[0][0].set_ylabel("processor time of a solve, ms")
     figure.suptitle(system.title)
-    figure.legend(seen.values(), list(seen), loc="outside lower center", ncols=min(len(seen), 5), fontsize=9)
+    figure.legend(seen.values(), list(seen), loc="outside lower center", ncols=int(1.75 * len(batches)), fontsize=9)
     figure.savefig(path, dpi=90)
     plt.close(figure)

@@ -7,19 +7,16 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
-from odenets.blocks import Delta, ManifoldHyperConnections, Momentum, Residual
+from odenets.blocks import Momentum, Residual
 from odenets.fields import MLP
 from odenets.models import FlowStack, compiled_step
 from odenets.solvers.compiled import capture
 
+from .small_blocks import BLOCKS
+
 MISSING = capture.why_unavailable("cpu")
 needs_compiler = pytest.mark.skipif(bool(MISSING), reason=MISSING or "available")
 SLOW = pytest.mark.slow(reason="capturing a block takes seconds")
-BLOCKS = {
-    "residual": lambda: Residual(MLP(4, 8, time="concat")),
-    "delta": lambda: Delta(MLP(4, 4), dim=4, value_channels=2),
-    "mhc": lambda: ManifoldHyperConnections(MLP(4, 4), dim=4, streams=2),
-}
 
 
 @pytest.fixture

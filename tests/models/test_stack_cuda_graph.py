@@ -6,19 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from odenets.blocks import Delta, ManifoldHyperConnections, Residual
-from odenets.fields import MLP
+from odenets.blocks import Residual
 from odenets.models import FlowStack
 from odenets.solvers.compiled import capture, cuda_graph
 
 from ..cuda_stand_in import StandIn, install
+from .small_blocks import BLOCKS
 
 SLOW = pytest.mark.slow(reason="capturing a stack takes seconds")
-BLOCKS = {
-    "residual": lambda: Residual(MLP(4, 8, time="concat")),
-    "delta": lambda: Delta(MLP(4, 4), dim=4, value_channels=2),
-    "mhc": lambda: ManifoldHyperConnections(MLP(4, 4), dim=4, streams=2),
-}
 
 
 @pytest.fixture

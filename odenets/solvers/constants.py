@@ -1,4 +1,4 @@
-"""Numbers that programs are given at every call, as tensors that are made once."""
+"""Numbers that compiled programs are given at every call, as tensors that are made once."""
 
 from __future__ import annotations
 

@@ -27,9 +27,7 @@ def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
         tensors = [x.detach().requires_grad_() for x in parts if isinstance(x, Tensor)]
         if not tensors:
             return found
-        message = (
-            b"the gradient of this solve cannot be differentiated again: use gradient='autograd' and compile=False"
-        )
+        message = b"this gradient cannot be differentiated again; through the steps: gradient='autograd', compile=False"
         marked = torch._C._functions.DelayedError(message, len(tensors))(*tensors)
         rest = iter(marked if isinstance(marked, tuple) else (marked,))
         parts = tuple(next(rest) if isinstance(x, Tensor) else x for x in parts)

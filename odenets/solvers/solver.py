@@ -261,6 +261,7 @@ class Torchdiffeq:
 
 
 Solver = Adaptive | FixedStep | Adams | Scipy | Torchdiffeq
+_PLAIN = (bool, int, float, str, PIDController)  # settings that are told apart by their values
 
 
 def resolve_solver(solver: Solver | Method | str, **overrides: Any) -> Solver:
@@ -272,9 +273,6 @@ def resolve_solver(solver: Solver | Method | str, **overrides: Any) -> Solver:
     if isinstance(solver, str) and all(type(value) in _PLAIN for value in overrides.values()):
         return _named(solver, tuple((name, type(value), value) for name, value in overrides.items()))
     return _resolved(solver, overrides)
-
-
-_PLAIN = (bool, int, float, str, PIDController)
 
 
 @functools.lru_cache(maxsize=256)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..constants import constant
 from ..errors import Status
 from ..gradients.base import SolveProblem
 from ..masked import Clock
@@ -17,7 +18,6 @@ from ..solution import Solution, Stats
 from ..solver import Adaptive, tolerance
 from ..state import StateLayout
 from . import capture, methods
-from .constants import constant
 from .failure import failure_of_one_clock
 from .host_loop import solve_with_host_loop
 from .loop import Inputs, LoopSettings, Outcome, solve_adaptive

@@ -14,13 +14,13 @@ import torch._dynamo
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..constants import constant
 from ..errors import InputError
 from ..gradients.base import Gradient, SolveProblem
 from ..gradients.parameters import distinct
 from ..once import differentiable_once
 from ..tableau import ButcherTableau
 from . import trace
-from .constants import constant
 
 
 def differentiates(problem: SolveProblem) -> bool:

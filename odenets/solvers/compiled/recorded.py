@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..constants import constant
 from ..errors import Status
 from ..gradients.base import Gradient, SolveProblem
 from ..gradients.binomial import placed, split
@@ -24,7 +25,6 @@ from ..step import over_state
 from ..tableau import ButcherTableau
 from . import trace
 from .adaptive import numbers_of, settings_of, solution_of
-from .constants import constant
 from .differentiable import Differentiable, nodes_of, of_any_length, parameters_of, room_for, start_of
 from .loop import LoopSettings, Outcome
 from .outputs import Outputs

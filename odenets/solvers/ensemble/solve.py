@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..constants import constant
 from ..errors import InputError, Status
 from ..events.event import EventRecord
 from ..gradients.base import SolveProblem
@@ -147,7 +147,7 @@ def inputs_of(
     common.append(_scales(solver, layout, y))
     settings = {
         "direction": direction, "min_step": solver.min_step, "max_step": min(solver.max_step, 1e300),
-        "max_steps": float(solver.max_steps), "first_step": solver.first_step or 0.0,
+        "max_steps": float(solver.max_steps), "first_step": float(solver.first_step or 0.0),
         "epsilon": torch.finfo(torch.float64).eps, "precision": torch.finfo(y.dtype).eps, "kappa": _kappa(solver, layout, y),
     }  # fmt: skip
     return Inputs(
@@ -170,7 +170,7 @@ def _scales(solver: Adaptive, layout: StateLayout, y: Tensor) -> Tensor:
     """rtol [D], then atol [D]."""
     size, given = y.shape[1:].numel(), [tolerance(name, getattr(solver, name), layout, y) for name in ("rtol", "atol")]
     if all(isinstance(x, float) for x in given):
-        return _uniform_scales(*given, size, y.dtype, y.device)  # type: ignore[arg-type]
+        return constant("scales", tuple(x for x in given for _ in range(size)), y.dtype, y.device)  # type: ignore[misc]
     found = []
     for name, x in zip(("rtol", "atol"), given):
         value = torch.as_tensor(x).to(y.device, y.dtype)
@@ -178,11 +178,6 @@ def _scales(solver: Adaptive, layout: StateLayout, y: Tensor) -> Tensor:
             raise InputError(f"ensemble=True takes one {name} for all trajectories, got shape {tuple(value.shape)}.")
         found.append(value.expand(1, *y.shape[1:]).reshape(-1))
     return torch.cat(found)
-
-
-@functools.lru_cache(maxsize=64)
-def _uniform_scales(rtol: float, atol: float, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor([rtol, atol], dtype=dtype, device=device).repeat_interleave(size)
 
 
 def _on_user_states(flat: Any, function: Callable[..., Any]) -> Callable[..., Any]:
